@@ -1,0 +1,1 @@
+//! What every virtio device component shares: guest memory, split queues, chains, bells.

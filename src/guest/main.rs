@@ -1,0 +1,3 @@
+//! The `guest` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The guest manager component and the runner of its VMM.

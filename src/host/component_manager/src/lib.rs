@@ -1,0 +1,1 @@
+//! Component manager for Linux: manifests, routing, runners and lifecycles.

@@ -1,0 +1,1 @@
+//! Zircon on Linux: the zx_* system calls over Linux kernel objects.

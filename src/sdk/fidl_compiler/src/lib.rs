@@ -1,0 +1,1 @@
+//! The FIDL compiler: .fidl source to diagnostics, JSON summary and Rust bindings.

@@ -1,0 +1,1 @@
+//! The executor, timers and async kernel objects of Fuchsia programs.

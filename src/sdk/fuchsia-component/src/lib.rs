@@ -1,0 +1,1 @@
+//! Connecting to capabilities and serving an outgoing directory.

@@ -1,0 +1,309 @@
+//! The `debian` package: bookworm with systemd, a shell on the console without a password, the archive's own kernel.
+
+use crate::error::Error;
+use crate::store::{Staging, Store};
+use crate::{Progress, initramfs, tools};
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+const STEPS: usize = 4;
+/// How many of a failing tool's last lines go into the error.
+const KEPT_LINES: usize = 20;
+/// How often a running tool is looked at for a cancellation.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// Packages beyond Debian's minimal base: an init, what brings devices and the network up, what a person misses first.
+const PACKAGES: &str = "systemd-sysv,udev,iproute2,netbase,kmod,dbus,busybox-static,ca-certificates,curl,\
+                        iputils-ping,less,nano,procps,socat";
+
+/// Runs in mmdebstrap's hook, with the new root as its first argument.
+const CUSTOMIZE: &str = include_str!("debian_customize.sh");
+
+const GUEST_CFG: &str = r#"{
+    "linux": "data/vmlinuz",
+    "ramdisk": "data/initrd.img",
+    "cmdline": "root=/dev/vda rw console=ttyS0 systemd.log_target=kmsg swiotlb=noforce",
+    "block": ["data/rootfs.img,rw,file"],
+    "default-net": true,
+    "virtio-balloon": true,
+    "virtio-console": true,
+    "virtio-rng": true,
+    "virtio-vsock": true
+}
+"#;
+
+/// What a person can choose about a build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// The root file system's size in bytes; the file is sparse, so only what is used counts. At least 512 MiB.
+    pub root_bytes: u64,
+    /// Packages to add to the root file system, by their Debian names.
+    pub extra_packages: Vec<String>,
+    /// Whether an existing package, and what its guest has written, may be replaced.
+    pub replace: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self { root_bytes: 4 << 30, extra_packages: Vec::new(), replace: false }
+    }
+}
+
+/// Builds the `debian` package into `store` and returns its directory. Takes about a minute and 300 MB of downloads
+/// and scratch space; needs no privilege beyond subordinate user ids.
+///
+/// # Errors
+/// Every variant of [`Error`]; whatever happens, the store holds the old package or the new one, whole.
+pub fn build(
+    store: &Store,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, Error> {
+    if store.contains("debian")? && !options.replace {
+        return Err(Error::Exists("debian".to_owned()));
+    }
+    tools::require()?;
+    let staging = store.stage("debian")?;
+    let archive = staging.scratch().join("rootfs.tar");
+    progress.step(1, STEPS, "Debian base system from the archive", 40);
+    bootstrap(&staging, &archive, options, progress)?;
+    progress.step(2, STEPS, "kernel and initramfs", 2);
+    kernel_and_initramfs(&staging, &archive, progress)?;
+    progress.step(3, STEPS, "root file system", 6);
+    root_image(&staging, &archive, options.root_bytes.max(512 << 20), progress)?;
+    progress.step(4, STEPS, "guest.cfg", 0);
+    let config = staging.data().join("guest.cfg");
+    fs::write(&config, GUEST_CFG).map_err(Error::io("write", config))?;
+    staging.commit()
+}
+
+fn bootstrap(
+    staging: &Staging,
+    archive: &Path,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let mut packages = PACKAGES.to_owned();
+    for name in &options.extra_packages {
+        packages.push(',');
+        packages.push_str(name);
+    }
+    let mut command = tool("mmdebstrap");
+    command
+        .arg("--variant=minbase")
+        .arg("--architectures=amd64")
+        .arg(format!("--include={packages}"))
+        .arg(r#"--aptopt=Acquire::Languages "none""#)
+        .args(
+            ["doc", "info", "locale", "man"]
+                .map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")),
+        )
+        .arg(format!("--customize-hook={CUSTOMIZE}"))
+        .args(["--format=tar", "bookworm"])
+        .arg(archive);
+    if geteuid().is_root() {
+        // Beside the package, so that a build that was killed is cleared away with its staging directory. In a user
+        // namespace the directory has to be open to other user ids, as the system's own is.
+        command.env("TMPDIR", staging.scratch());
+    }
+    run(command, progress)
+}
+
+fn kernel_and_initramfs(
+    staging: &Staging,
+    archive: &Path,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let boot = staging.scratch().join("boot");
+    fs::create_dir(&boot).map_err(Error::io("create", &boot))?;
+    let mut command = tool("tar");
+    command.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(&boot);
+    command.args([
+        "--no-same-owner",
+        "--wildcards",
+        "./boot/vmlinuz-*",
+        "./usr/lib/modules/*",
+        "./usr/bin/busybox",
+    ]);
+    run(command, progress)?;
+    let kernel = only_entry(&boot.join("boot"))?.ok_or(Error::Archive("kernel"))?;
+    let target = staging.data().join("vmlinuz");
+    fs::copy(&kernel, &target).map_err(Error::io("copy the kernel to", target))?;
+    let modules = only_entry(&boot.join("usr/lib/modules"))?.ok_or(Error::Archive("modules"))?;
+    initramfs::write(&staging.data().join("initrd.img"), &boot.join("usr/bin/busybox"), &modules)
+}
+
+/// The one entry of a directory, or none where there is not exactly one.
+fn only_entry(directory: &Path) -> Result<Option<PathBuf>, Error> {
+    let mut entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
+    let first = entries.next().transpose().map_err(Error::io("read", directory))?;
+    Ok(first.filter(|_| entries.next().is_none()).map(|entry| entry.path()))
+}
+
+fn root_image(
+    staging: &Staging,
+    archive: &Path,
+    bytes: u64,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let tree = staging.scratch().join("tree");
+    let image = staging.data().join("rootfs.img");
+    // One shell, because the tree's owners exist only inside the user namespace that unpacked it.
+    let script = r#"set -e
+mkdir "$1"
+tar --extract --file "$2" --directory "$1" --numeric-owner --xattrs
+PATH=$PATH:/usr/sbin:/sbin
+mke2fs -q -t ext4 -L debian -E root_owner=0:0 -d "$1" "$3" "$4"
+rm -rf "$1"
+"#;
+    let mut command = if geteuid().is_root() {
+        tool("sh")
+    } else {
+        let mut command = tool("unshare");
+        command.args(["--user", "--map-root-user", "--map-auto", "sh"]);
+        command
+    };
+    command.args(["-c", script, "sh"]).arg(&tree).arg(archive).arg(&image);
+    command.arg(format!("{}k", bytes >> 10));
+    run(command, progress)?;
+    let file = fs::File::open(&image).map_err(Error::io("open", &image))?;
+    file.sync_all().map_err(Error::io("write", &image))
+}
+
+fn tool(program: &str) -> Command {
+    Command::new(tools::find(program).unwrap_or_else(|| program.into()))
+}
+
+/// Runs a tool to its end, handing its lines on, and ends it with everything it started when the person cancels.
+fn run(mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(Error::io("run", &name))?;
+    let (sender, lines) = mpsc::channel();
+    for stream in readers(&mut child) {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            // Not UTF-8 or closed early: the tool's status tells the rest.
+            stream.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+    }
+    drop(sender);
+    let mut kept = VecDeque::new();
+    loop {
+        if progress.canceled() {
+            stop(&mut child);
+            return Err(Error::Canceled);
+        }
+        match lines.recv_timeout(CANCEL_POLL) {
+            Ok(line) => {
+                progress.detail(&line);
+                if kept.len() == KEPT_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child.wait().map_err(Error::io("wait for", &name))?;
+    if status.success() {
+        return Ok(());
+    }
+    let output = Vec::from(kept).join("\n");
+    Err(Error::Tool { tool: name, status: status.to_string(), output })
+}
+
+fn readers(child: &mut Child) -> Vec<Box<dyn BufRead + Send>> {
+    let mut readers: Vec<Box<dyn BufRead + Send>> = Vec::new();
+    if let Some(stream) = child.stdout.take() {
+        readers.push(Box::new(BufReader::new(stream)));
+    }
+    if let Some(stream) = child.stderr.take() {
+        readers.push(Box::new(BufReader::new(stream)));
+    }
+    readers
+}
+
+/// Asks the tool's process group to end, so that it clears its own scratch files, and insists after five seconds.
+fn stop(child: &mut Child) {
+    let group = Pid::from_child(child);
+    for signal in [Signal::TERM, Signal::KILL] {
+        if kill_process_group(group, signal).is_err() {
+            break;
+        }
+        for _ in 0..100 {
+            if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            thread::sleep(CANCEL_POLL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[derive(Default)]
+    struct Recorder {
+        lines: Vec<String>,
+        cancel: bool,
+    }
+
+    impl Progress for Recorder {
+        fn step(&mut self, _: usize, _: usize, _: &str, _: u32) {}
+        fn detail(&mut self, line: &str) {
+            self.lines.push(line.to_owned());
+        }
+        fn canceled(&self) -> bool {
+            self.cancel
+        }
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = tool("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_failing_tool_is_named_with_its_last_lines() {
+        let mut recorder = Recorder::default();
+        let error = run(shell("echo one; echo two >&2; exit 3"), &mut recorder).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("sh failed (exit status: 3)"), "{text}");
+        assert!(text.contains("one") && text.contains("two"), "{text}");
+        assert_eq!(recorder.lines.len(), 2);
+    }
+
+    #[test]
+    fn canceling_ends_the_tool_and_its_children() {
+        let mut recorder = Recorder { cancel: true, ..Recorder::default() };
+        let begin = Instant::now();
+        let result = run(shell("sleep 600 & sleep 600"), &mut recorder);
+        assert!(matches!(result, Err(Error::Canceled)));
+        assert!(begin.elapsed() < Duration::from_secs(300));
+    }
+
+    #[test]
+    fn an_existing_package_is_not_overwritten_unasked() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path());
+        let staging = store.stage("debian").unwrap();
+        fs::write(staging.data().join("guest.cfg"), "{}").unwrap();
+        staging.commit().unwrap();
+        let result = build(&store, &BuildOptions::default(), &mut Recorder::default());
+        assert!(matches!(result, Err(Error::Exists(_))));
+    }
+}

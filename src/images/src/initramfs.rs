@@ -8,23 +8,10 @@ use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 
-/// Modules in load order. Debian's cloud kernels have no virtio driver built in; those that a kernel does have built
-/// in are simply not there as files and are left out.
-const MODULES: &[&str] = &[
-    "lib/crc16",
-    "arch/x86/crypto/crc32c-intel",
-    "crypto/crc32c_generic",
-    "fs/mbcache",
-    "fs/jbd2/jbd2",
-    "fs/ext4/ext4",
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci",
-    "drivers/block/virtio_blk",
-    "drivers/char/virtio_console",
-];
+/// What the guest cannot mount its root without, or what should be there before its init runs. Modules that a kernel
+/// has built in are not in its `modules.dep` and are left out.
+const WANTED: &[&str] =
+    &["crc32c-intel", "crc32c_generic", "ext4", "virtio_pci", "virtio_blk", "virtio_console"];
 
 const INIT: &str = r#"#!/bin/busybox sh
 # Mounts the root file system that root= names and starts its init.
@@ -66,6 +53,10 @@ pub(crate) fn write(output: &Path, busybox: &Path, modules: &Path) -> Result<(),
     let file = fs::File::create(output).map_err(Error::io("create", output))?;
     let mut archive = Archive::new(BufWriter::new(file));
     let busybox = fs::read(busybox).map_err(Error::io("read", busybox))?;
+    let dependencies = modules.join("modules.dep");
+    let dependencies =
+        fs::read_to_string(&dependencies).map_err(Error::io("read", &dependencies))?;
+    let order = load_order(&dependencies);
     let mut fill = || {
         for directory in ["bin", "dev", "proc", "root", "modules"] {
             archive.directory(directory)?;
@@ -73,13 +64,10 @@ pub(crate) fn write(output: &Path, busybox: &Path, modules: &Path) -> Result<(),
         archive.character_device("dev/console", 5, 1)?;
         archive.file("bin/busybox", 0o755, &busybox)?;
         archive.file("init", 0o755, INIT.as_bytes())?;
-        for (index, module) in MODULES.iter().enumerate() {
-            let Ok(data) = fs::read(modules.join("kernel").join(module).with_extension("ko"))
-            else {
-                continue;
-            };
+        for (index, module) in order.iter().enumerate() {
+            let data = fs::read(modules.join(module))?;
             let name = module.rsplit('/').next().unwrap_or(module);
-            archive.file(&format!("modules/{index:02}-{name}.ko"), 0o644, &data)?;
+            archive.file(&format!("modules/{index:02}-{name}"), 0o644, &data)?;
         }
         Ok(())
     };
@@ -87,6 +75,28 @@ pub(crate) fn write(output: &Path, busybox: &Path, modules: &Path) -> Result<(),
     let writer = archive.finish().map_err(Error::io("write", output))?;
     let file = writer.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
     file.sync_all().map_err(Error::io("write", output))
+}
+
+/// The files of [`WANTED`] and of what they need, each after its dependencies.
+///
+/// A line of depmod's `modules.dep` names a module and all that it needs, the last to be loaded first
+/// (modules.dep(5)).
+fn load_order(dependencies: &str) -> Vec<&str> {
+    let mut order: Vec<&str> = Vec::new();
+    for wanted in WANTED {
+        let line = dependencies.lines().find_map(|line| {
+            let (module, needs) = line.split_once(':')?;
+            let name = module.rsplit('/').next()?.strip_suffix(".ko")?;
+            (name.replace('-', "_") == wanted.replace('-', "_")).then_some((module, needs))
+        });
+        let Some((module, needs)) = line else { continue };
+        for file in needs.split_whitespace().rev().chain([module]) {
+            if !order.contains(&file) {
+                order.push(file);
+            }
+        }
+    }
+    order
 }
 
 #[cfg(test)]
@@ -98,16 +108,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let busybox = dir.path().join("busybox");
         fs::write(&busybox, b"binary").unwrap();
-        let block = dir.path().join("m/kernel/drivers/block");
+        let block = dir.path().join("m/kernel");
         fs::create_dir_all(&block).unwrap();
-        fs::write(block.join("virtio_blk.ko"), b"module").unwrap();
+        for module in ["virtio_blk", "virtio", "virtio_ring"] {
+            fs::write(block.join(module).with_extension("ko"), module).unwrap();
+        }
+        fs::write(
+            dir.path().join("m/modules.dep"),
+            "kernel/virtio.ko: kernel/virtio_ring.ko\nkernel/virtio_ring.ko:\n\
+             kernel/virtio_blk.ko: kernel/virtio.ko kernel/virtio_ring.ko\n",
+        )
+        .unwrap();
         let image = dir.path().join("initrd.img");
         write(&image, &busybox, &dir.path().join("m")).unwrap();
         let bytes = fs::read(&image).unwrap();
         let has = |needle: &[u8]| bytes.windows(needle.len()).any(|w| w == needle);
         assert!(has(b"bin/busybox\0") && has(b"binary"));
         assert!(has(b"switch_root"));
-        assert!(has(b"-virtio_blk.ko\0"));
+        assert!(has(b"modules/00-virtio_ring.ko\0"));
+        assert!(has(b"modules/01-virtio.ko\0"));
+        assert!(has(b"modules/02-virtio_blk.ko\0"));
         assert!(!has(b"virtio_console.ko\0"));
     }
 

@@ -1,1 +1,29 @@
-//! The software hypervisor: runs x86-64 guests on an x86-64 host without KVM.
+//! The software hypervisor: runs x86-64 guests on an x86-64 Linux host without KVM.
+//!
+//! Guest memory, the vCPU with its MMU, exceptions, local APIC and time, the translator that copies guest instructions
+//! into host code, and an interpreter for what is not worth translating. Device models, machine layout, file formats
+//! and FIDL stay outside: a caller sees [`Guest`], [`Vcpu`] and the exits that the Zircon kernel interface defines.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+pub mod state;
+pub mod tlb;
+pub mod translator;
+
+mod apic;
+mod cpu;
+mod cpuid;
+mod error;
+mod exception;
+mod exit;
+mod guest;
+mod interp;
+mod memory;
+mod mmu;
+mod msr;
+mod page_bitmap;
+mod pvclock;
+mod registers;
+mod segment;
+mod stats;
+mod time;
+mod vcpu;

@@ -1,0 +1,1 @@
+//! The local APIC in x2APIC mode.

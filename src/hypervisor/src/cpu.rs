@@ -1,0 +1,1 @@
+//! One vCPU as Rust code sees it.

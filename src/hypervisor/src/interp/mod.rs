@@ -1,0 +1,1 @@
+//! The interpreter: one instruction in Rust, for what the translator does not copy.

@@ -1,0 +1,335 @@
+//! The architectural state of one vCPU, laid out for translated code.
+//!
+//! One `CpuState` lives at an address below 2 GiB, so that translated code reaches every field with a
+//! 32-bit absolute displacement and needs no register for it. Rust sees the same bytes at the same address.
+
+use std::mem::offset_of;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// Number of general-purpose registers.
+pub const GPR_COUNT: usize = 16;
+/// General-purpose register numbers as instructions encode them (SDM vol. 2 §2.1.5).
+pub mod gpr {
+    /// RAX.
+    pub const RAX: usize = 0;
+    /// RCX.
+    pub const RCX: usize = 1;
+    /// RDX.
+    pub const RDX: usize = 2;
+    /// RBX.
+    pub const RBX: usize = 3;
+    /// RSP.
+    pub const RSP: usize = 4;
+    /// RBP.
+    pub const RBP: usize = 5;
+    /// RSI.
+    pub const RSI: usize = 6;
+    /// RDI.
+    pub const RDI: usize = 7;
+    /// R8.
+    pub const R8: usize = 8;
+    /// R11, which SYSCALL loads with RFLAGS.
+    pub const R11: usize = 11;
+}
+
+/// Segment register numbers as instructions encode them (SDM vol. 2 §2.1.3).
+pub mod seg {
+    /// ES.
+    pub const ES: usize = 0;
+    /// CS.
+    pub const CS: usize = 1;
+    /// SS.
+    pub const SS: usize = 2;
+    /// DS.
+    pub const DS: usize = 3;
+    /// FS.
+    pub const FS: usize = 4;
+    /// GS.
+    pub const GS: usize = 5;
+}
+
+bitflags::bitflags! {
+    /// RFLAGS (SDM vol. 1 §3.4.3).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Rflags: u64 {
+        /// Carry.
+        const CF = 1 << 0;
+        /// Always one.
+        const FIXED = 1 << 1;
+        /// Parity.
+        const PF = 1 << 2;
+        /// Auxiliary carry.
+        const AF = 1 << 4;
+        /// Zero.
+        const ZF = 1 << 6;
+        /// Sign.
+        const SF = 1 << 7;
+        /// Single step.
+        const TF = 1 << 8;
+        /// Interrupts enabled.
+        const IF = 1 << 9;
+        /// Direction.
+        const DF = 1 << 10;
+        /// Overflow.
+        const OF = 1 << 11;
+        /// I/O privilege level.
+        const IOPL = 3 << 12;
+        /// Nested task.
+        const NT = 1 << 14;
+        /// Resume: suppresses instruction breakpoints once.
+        const RF = 1 << 16;
+        /// Virtual-8086 mode.
+        const VM = 1 << 17;
+        /// Alignment check, or access to user pages under SMAP.
+        const AC = 1 << 18;
+        /// Virtual interrupt flag.
+        const VIF = 1 << 19;
+        /// Virtual interrupt pending.
+        const VIP = 1 << 20;
+        /// CPUID available.
+        const ID = 1 << 21;
+        /// The six flags that arithmetic writes.
+        const STATUS = 0x8d5;
+    }
+}
+
+bitflags::bitflags! {
+    /// Reasons why translated code must return to Rust soon; set by any thread, see [`CpuState::attention`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Attention: u32 {
+        /// The owner asked `enter` to return.
+        const KICK = 1 << 0;
+        /// An interrupt or NMI may be deliverable.
+        const INTERRUPT = 1 << 1;
+        /// The local APIC timer has expired.
+        const TIMER = 1 << 2;
+        /// Another vCPU asks for translations or write permissions to be dropped.
+        const INVALIDATE = 1 << 3;
+        /// An interrupt window opened, single-step or a debugger wants the run loop.
+        const RUN_LOOP = 1 << 4;
+    }
+}
+
+/// A segment register with its hidden part.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Linear base.
+    pub base: u64,
+    /// Limit in bytes, granularity applied.
+    pub limit: u32,
+    /// Descriptor bits 40..=55 shifted to bit 0: type 0..=3, S 4, DPL 5..=6, P 7, AVL 12, L 13, D/B 14, G 15; bit 16: unusable.
+    pub attributes: u32,
+    /// Visible selector.
+    pub selector: u16,
+    /// Explicit padding.
+    pub reserved: [u16; 3],
+}
+
+impl Segment {
+    /// Type is code.
+    pub const CODE: u32 = 1 << 3;
+    /// S: code or data, not system.
+    pub const NON_SYSTEM: u32 = 1 << 4;
+    /// Present.
+    pub const PRESENT: u32 = 1 << 7;
+    /// 64-bit code.
+    pub const LONG: u32 = 1 << 13;
+    /// Default operand size 32, big stack.
+    pub const BIG: u32 = 1 << 14;
+    /// Limit counts 4 KiB units.
+    pub const GRANULARITY: u32 = 1 << 15;
+    /// Holds a null selector.
+    pub const UNUSABLE: u32 = 1 << 16;
+
+    /// The descriptor privilege level.
+    pub fn dpl(&self) -> u8 {
+        ((self.attributes >> 5) & 3) as u8
+    }
+}
+
+/// GDTR or IDTR.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRegister {
+    /// Linear base.
+    pub base: u64,
+    /// Last valid byte's offset.
+    pub limit: u16,
+    /// Explicit padding.
+    pub reserved: [u16; 3],
+}
+
+/// Legacy FXSAVE image (SDM vol. 1 §10.5.1).
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct FxsaveArea(pub [u8; 512]);
+
+/// Everything that makes up a vCPU's registers, and the words translated code shares with Rust.
+///
+/// All-zero bytes are a valid value.
+#[repr(C, align(4096))]
+pub struct CpuState {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..=R15. While translated code runs only R13..=R15 are current here.
+    pub gpr: [u64; GPR_COUNT],
+    /// Instruction pointer; current whenever Rust code sees the state.
+    pub rip: u64,
+    /// RFLAGS; status flags and DF live in the host's RFLAGS while translated code runs, the rest always here.
+    pub rflags: u64,
+    /// Bits of [`Attention`]; non-zero makes translated code return at its next poll.
+    pub attention: AtomicU32,
+    /// Host MXCSR while translated code runs.
+    pub host_mxcsr: u32,
+    /// Guest MXCSR while Rust runs.
+    pub mxcsr: u32,
+    /// Explicit padding.
+    pub reserved0: u32,
+    /// Translator scratch words.
+    pub tmp: [u64; 16],
+    /// Host stack pointer while translated code runs.
+    pub host_rsp: u64,
+    /// The translated code's return stack pointer while Rust runs.
+    pub return_stack: u64,
+    /// GS base for translated code: the TLB set of the current address space and view.
+    pub tlb_set: u64,
+    /// TLB set of supervisor mode with user pages protected (SMAP on and AC clear).
+    pub tlb_set_protected: u64,
+    /// TLB set of supervisor mode with user pages accessible.
+    pub tlb_set_open: u64,
+    /// Host address where an abandoned cold path continues.
+    pub resume: u64,
+
+    /// Segments by [`seg`] number.
+    pub segments: [Segment; 6],
+    /// Local descriptor table.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: TableRegister,
+    /// Interrupt descriptor table.
+    pub idtr: TableRegister,
+
+    /// Control register 0.
+    pub cr0: u64,
+    /// Page-fault linear address.
+    pub cr2: u64,
+    /// Page-table base and PCID.
+    pub cr3: u64,
+    /// Control register 4.
+    pub cr4: u64,
+    /// Task priority.
+    pub cr8: u64,
+    /// Extended control register 0.
+    pub xcr0: u64,
+    /// Debug registers.
+    pub dr: [u64; 8],
+
+    /// IA32_EFER.
+    pub efer: u64,
+    /// IA32_STAR.
+    pub star: u64,
+    /// IA32_LSTAR.
+    pub lstar: u64,
+    /// IA32_CSTAR.
+    pub cstar: u64,
+    /// IA32_FMASK.
+    pub sfmask: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// IA32_SYSENTER_CS.
+    pub sysenter_cs: u64,
+    /// IA32_SYSENTER_ESP.
+    pub sysenter_esp: u64,
+    /// IA32_SYSENTER_EIP.
+    pub sysenter_eip: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u64,
+    /// Guest TSC minus host TSC.
+    pub tsc_offset: u64,
+    /// Instructions until interrupts open after STI or MOV SS: 1 while the shadow lasts.
+    pub interrupt_shadow: u32,
+    /// Current privilege level, 0..=3.
+    pub cpl: u32,
+
+    /// YMM0..=YMM15 while Rust runs.
+    pub vector: [[u8; 32]; 16],
+    /// x87 and MXCSR image, current only after [`crate::translator`] stored it on request.
+    pub fxsave: FxsaveArea,
+    /// XSAVE staging area for translated XSAVE and XRSTOR: legacy 512, header 64, AVX 256.
+    pub xsave: [u8; 1024],
+    /// Bounce buffer for accesses that cannot go straight to guest RAM.
+    pub bounce: [u8; 1024],
+}
+
+impl CpuState {
+    /// Byte offset of general-purpose register `n`.
+    pub const fn gpr_offset(n: usize) -> usize {
+        offset_of!(CpuState, gpr) + 8 * n
+    }
+
+    /// True in 64-bit mode: long mode active and a 64-bit code segment.
+    pub fn is_64bit(&self) -> bool {
+        self.efer & (1 << 10) != 0 && self.segments[seg::CS].attributes & Segment::LONG != 0
+    }
+
+    /// True if status flag or control flag `flag` is set.
+    pub fn flag(&self, flag: Rflags) -> bool {
+        self.rflags & flag.bits() != 0
+    }
+}
+
+/// Owns a [`CpuState`] below 2 GiB.
+pub struct StateBox(NonNull<CpuState>);
+
+impl StateBox {
+    /// Allocates a zeroed state.
+    pub fn new() -> Result<StateBox, rustix::io::Errno> {
+        // SAFETY: a fresh anonymous mapping at an address the kernel chooses.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                size_of::<CpuState>(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32),
+            )?
+        };
+        NonNull::new(base.cast()).map(StateBox).ok_or(rustix::io::Errno::NOMEM)
+    }
+
+    /// The state's address, which is below 2^31.
+    pub fn address(&self) -> u32 {
+        self.0.as_ptr() as usize as u32
+    }
+}
+
+impl Deref for StateBox {
+    type Target = CpuState;
+    fn deref(&self) -> &CpuState {
+        // SAFETY: a live mapping of a zero-initialised `CpuState`, for which zero bytes are valid. Translated code
+        // writes it only inside `Translator::run`, which holds `&mut Cpu`.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl DerefMut for StateBox {
+    fn deref_mut(&mut self) -> &mut CpuState {
+        // SAFETY: as for `deref`, and `&mut self` is exclusive.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl Drop for StateBox {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; no reference outlives `self`. Failure would only leak address space.
+        unsafe {
+            let _ = munmap(self.0.as_ptr().cast(), size_of::<CpuState>());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Timers that interrupt a vCPU.

@@ -1,0 +1,412 @@
+//! The software TLB: direct-mapped sets that translated code searches inline.
+//!
+//! A *set* caches translations for one combination of address space and privilege view. Translated code finds the
+//! current set through the GS base, so switching privilege, SMAP state or PCID is one register write.
+//! A tag is the page's linear address; linear address XOR tag is the page offset on a hit and at least 4096 on a miss,
+//! so one unsigned compare with `4096 - size` catches both a miss and an access that crosses the page's end.
+
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::state::{CpuState, Rflags};
+
+/// Log2 of the number of data entries in a set.
+pub const TLB_BITS: u32 = 11;
+/// Number of data entries in a set.
+pub const TLB_ENTRIES: usize = 1 << TLB_BITS;
+/// Shift that turns a linear address into a byte offset of an entry, before masking with [`TLB_OFFSET_MASK`].
+pub const TLB_SHIFT: u32 = 12 - 5;
+/// Mask for the byte offset of an entry.
+pub const TLB_OFFSET_MASK: u32 = ((TLB_ENTRIES - 1) << 5) as u32;
+/// Number of PCID sets for user mode.
+const USER_SETS: usize = 6;
+
+/// One cached translation of a 4 KiB page.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TlbEntry {
+    /// Linear page address if reads hit, else a tag that cannot match.
+    pub read: u64,
+    /// Linear page address if writes may go straight to memory, else a tag that cannot match.
+    pub write: u64,
+    /// Host address of the page.
+    pub host: u64,
+    /// Guest-physical page address, plus flags in the low bits.
+    pub gpa_flags: u64,
+}
+
+/// The page is global.
+pub const FLAG_GLOBAL: u64 = 1 << 0;
+/// The page tables allow writing and the dirty bit is set, whatever `write` says.
+pub const FLAG_WRITABLE: u64 = 1 << 1;
+
+/// A set: data entries, then the code page identities by page number.
+#[repr(C, align(4096))]
+pub struct TlbSet {
+    /// Data entries by page number modulo [`TLB_ENTRIES`].
+    pub entries: [TlbEntry; TLB_ENTRIES],
+    /// Interned identity of the code page at this page number, 0 if unknown: see the translator's pages.
+    pub code: [u32; TLB_ENTRIES],
+}
+
+/// Which accesses a set answers for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// CPL 3.
+    User,
+    /// CPL 0..=2 with SMAP in force and AC clear.
+    Protected,
+    /// CPL 0..=2 that may touch user pages.
+    Open,
+}
+
+impl View {
+    /// The view that data accesses of the current state use.
+    pub fn current(state: &CpuState) -> View {
+        if state.cpl == 3 {
+            View::User
+        } else if state.cr4 & (1 << 21) != 0 && !state.flag(Rflags::AC) {
+            View::Protected
+        } else {
+            View::Open
+        }
+    }
+}
+
+/// What the page walk found for a page, in the form the TLB stores.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// Linear address, any offset in the page.
+    pub va: u64,
+    /// Guest-physical address of the 4 KiB page.
+    pub gpa: u64,
+    /// Host address of the 4 KiB page.
+    pub host: u64,
+    /// Writes may go straight to memory: allowed, dirty bit set, page not watched for code.
+    pub write: bool,
+    /// Global translation.
+    pub global: bool,
+    /// Size of the guest page that holds it, in bytes.
+    pub page_size: u64,
+}
+
+/// Bookkeeping of one set that translated code does not see.
+struct SetLog {
+    set: NonNull<TlbSet>,
+    /// Indices of entries filled with non-global translations since the last flush; overflow means "all".
+    filled: Vec<u16>,
+    overflow: bool,
+    /// Any global entry present.
+    globals: bool,
+    /// Smallest aligned range that covers every large page with an entry here.
+    large: Option<(u64, u64)>,
+    /// PCID and address space this set belongs to; only user sets.
+    owner: Option<u64>,
+    last_use: u64,
+}
+
+/// All sets of a vCPU.
+pub struct Tlb {
+    base: NonNull<u8>,
+    logs: Vec<SetLog>,
+    user: usize,
+    clock: u64,
+    /// Data fills so far.
+    pub fills: u64,
+    /// Flushes of any kind so far.
+    pub flushes: u64,
+}
+
+const PROTECTED: usize = 0;
+const OPEN: usize = 1;
+const FIRST_USER: usize = 2;
+const SETS: usize = FIRST_USER + USER_SETS;
+const LOG_LIMIT: usize = 512;
+
+/// A tag for entry `index` that no linear address of that index equals: it belongs to the neighbouring index.
+const fn invalid_tag(index: usize) -> u64 {
+    ((index ^ 1) as u64) << 12
+}
+
+fn index_of(va: u64) -> usize {
+    (va >> 12) as usize & (TLB_ENTRIES - 1)
+}
+
+impl Tlb {
+    /// Reserves and clears the sets of one vCPU.
+    pub fn new() -> Result<Tlb, rustix::io::Errno> {
+        let len = SETS * size_of::<TlbSet>();
+        // SAFETY: a fresh anonymous mapping that nothing else refers to.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )?
+        };
+        let base = NonNull::new(base.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        let mut logs = Vec::with_capacity(SETS);
+        for i in 0..SETS {
+            // SAFETY: `i < SETS`, so the set lies in the mapping, which is aligned and zeroed.
+            let set = unsafe { base.cast::<TlbSet>().add(i) };
+            logs.push(SetLog {
+                set,
+                filled: Vec::with_capacity(LOG_LIMIT),
+                overflow: false,
+                globals: false,
+                large: None,
+                owner: None,
+                last_use: 0,
+            });
+        }
+        let mut tlb = Tlb { base, logs, user: FIRST_USER, clock: 0, fills: 0, flushes: 0 };
+        for log in &mut tlb.logs {
+            log.clear_all();
+        }
+        Ok(tlb)
+    }
+
+    /// Host address of the set that answers for `view`: the GS base for translated code.
+    pub fn set_address(&self, view: View) -> u64 {
+        self.logs[self.slot(view)].set.as_ptr() as u64
+    }
+
+    /// Stores the set addresses that translated code needs into `state`; after changes of CPL, CR3, CR4.SMAP or AC.
+    pub fn publish(&self, state: &mut CpuState) {
+        state.tlb_set_protected = self.set_address(View::Protected);
+        state.tlb_set_open = self.set_address(View::Open);
+        state.tlb_set = self.set_address(View::current(state));
+    }
+
+    /// Caches a translation for `view`; `Fill::write == false` makes writes take the slow path.
+    pub fn insert(&mut self, view: View, fill: &Fill) {
+        self.fills += 1;
+        let slot = self.slot(view);
+        self.logs[slot].insert(fill);
+    }
+
+    /// The host address for an access inside one page at `va`, if the set of `view` has it.
+    pub fn lookup(&self, view: View, va: u64, write: bool) -> Option<u64> {
+        let entry = &self.logs[self.slot(view)].set().entries[index_of(va)];
+        let tag = if write { entry.write } else { entry.read };
+        (tag == va & !0xfff).then_some(entry.host + (va & 0xfff))
+    }
+
+    /// Drops everything, global entries too: CR4.PGE/PCIDE/SMEP/SMAP, CR0.PG/WP, EFER changes, INVPCID type 2.
+    pub fn flush_all(&mut self) {
+        self.flushes += 1;
+        for log in &mut self.logs {
+            log.clear_all();
+            log.owner = None;
+        }
+    }
+
+    /// Drops non-global entries of every address space: INVPCID type 3.
+    pub fn flush_non_global(&mut self) {
+        self.flushes += 1;
+        for log in &mut self.logs {
+            log.clear_non_global();
+        }
+    }
+
+    /// A write to CR3. `space` identifies the address space (the PCID, or anything constant without PCIDs);
+    /// `keep` is bit 63 of the written value with CR4.PCIDE set: entries of that PCID may stay.
+    pub fn switch_space(&mut self, space: u64, keep: bool) {
+        self.flushes += 1;
+        self.clock += 1;
+        self.logs[PROTECTED].clear_non_global();
+        self.logs[OPEN].clear_non_global();
+        let slot = (FIRST_USER..SETS).find(|&i| self.logs[i].owner == Some(space));
+        let slot = match slot {
+            Some(slot) => {
+                if !keep {
+                    self.logs[slot].clear_non_global();
+                }
+                slot
+            }
+            None => {
+                let slot = (FIRST_USER..SETS)
+                    .min_by_key(|&i| self.logs[i].last_use)
+                    .unwrap_or(FIRST_USER);
+                self.logs[slot].clear_non_global();
+                self.logs[slot].owner = Some(space);
+                slot
+            }
+        };
+        self.logs[slot].last_use = self.clock;
+        self.user = slot;
+    }
+
+    /// INVPCID types 0 and 1, and INVLPG of another space: drops a page, or with `None` everything non-global, of `space`.
+    pub fn flush_space(&mut self, space: u64, current: bool, va: Option<u64>) {
+        self.flushes += 1;
+        for (i, log) in self.logs.iter_mut().enumerate() {
+            let affected = if i < FIRST_USER { current } else { log.owner == Some(space) };
+            if affected {
+                match va {
+                    Some(va) => log.clear_page(va),
+                    None => log.clear_non_global(),
+                }
+            }
+        }
+    }
+
+    /// INVLPG: drops the page in the current space and global entries of it everywhere.
+    pub fn flush_page(&mut self, va: u64) {
+        self.flushes += 1;
+        for log in &mut self.logs {
+            log.clear_page(va);
+        }
+    }
+
+    /// Makes writes to guest-physical page `gpa` take the slow path, in every set: the page now holds translated code.
+    pub fn protect(&mut self, gpa: u64) {
+        for log in &mut self.logs {
+            for (i, entry) in log.set_mut().entries.iter_mut().enumerate() {
+                if entry.gpa_flags & !0xfff == gpa {
+                    entry.write = invalid_tag(i);
+                }
+            }
+        }
+    }
+
+    /// Forgets every code page identity, e.g. after the code cache was emptied.
+    pub fn forget_code(&mut self) {
+        for log in &mut self.logs {
+            log.set_mut().code.fill(0);
+        }
+    }
+
+    /// Records the identity of the code page at `va` for `view`.
+    pub fn set_code(&mut self, view: View, va: u64, id: u32, global: bool, page_size: u64) {
+        let slot = self.slot(view);
+        let log = &mut self.logs[slot];
+        log.set_mut().code[index_of(va)] = id;
+        log.note(index_of(va), global);
+        log.note_large(va, page_size);
+    }
+
+    fn slot(&self, view: View) -> usize {
+        match view {
+            View::User => self.user,
+            View::Protected => PROTECTED,
+            View::Open => OPEN,
+        }
+    }
+}
+
+impl Drop for Tlb {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, and every pointer into it dies with `self`.
+        // Failure would only leak address space.
+        unsafe {
+            let _ = munmap(self.base.as_ptr().cast(), SETS * size_of::<TlbSet>());
+        }
+    }
+}
+
+impl SetLog {
+    fn set(&self) -> &TlbSet {
+        // SAFETY: points into the mapping owned by `Tlb`; only this thread, and never while a `&mut` exists, reads it.
+        unsafe { self.set.as_ref() }
+    }
+
+    fn set_mut(&mut self) -> &mut TlbSet {
+        // SAFETY: as for `set`; `&mut self` makes it the only reference.
+        unsafe { self.set.as_mut() }
+    }
+
+    fn insert(&mut self, fill: &Fill) {
+        let index = index_of(fill.va);
+        let page = fill.va & !0xfff;
+        let flags = if fill.global { FLAG_GLOBAL } else { 0 }
+            | if fill.write { FLAG_WRITABLE } else { 0 };
+        self.set_mut().entries[index] = TlbEntry {
+            read: page,
+            write: if fill.write { page } else { invalid_tag(index) },
+            host: fill.host & !0xfff,
+            gpa_flags: (fill.gpa & !0xfff) | flags,
+        };
+        self.note(index, fill.global);
+        self.note_large(fill.va, fill.page_size);
+    }
+
+    fn note(&mut self, index: usize, global: bool) {
+        if global {
+            self.globals = true;
+        } else if self.filled.len() < LOG_LIMIT {
+            self.filled.push(index as u16);
+        } else {
+            self.overflow = true;
+        }
+    }
+
+    fn note_large(&mut self, va: u64, page_size: u64) {
+        if page_size <= 4096 {
+            return;
+        }
+        let start = va & !(page_size - 1);
+        let end = start.wrapping_add(page_size - 1);
+        self.large = Some(match self.large {
+            Some((s, e)) => (s.min(start), e.max(end)),
+            None => (start, end),
+        });
+    }
+
+    fn clear_index(&mut self, index: usize) {
+        let set = self.set_mut();
+        let tag = invalid_tag(index);
+        set.entries[index] = TlbEntry { read: tag, write: tag, host: 0, gpa_flags: 0 };
+        set.code[index] = 0;
+    }
+
+    fn clear_all(&mut self) {
+        for index in 0..TLB_ENTRIES {
+            self.clear_index(index);
+        }
+        self.filled.clear();
+        self.overflow = false;
+        self.globals = false;
+        self.large = None;
+    }
+
+    fn clear_non_global(&mut self) {
+        if self.overflow {
+            if self.globals {
+                for index in 0..TLB_ENTRIES {
+                    self.clear_index_if_non_global(index);
+                }
+                self.filled.clear();
+                self.overflow = false;
+            } else {
+                self.clear_all();
+            }
+            return;
+        }
+        let mut filled = std::mem::take(&mut self.filled);
+        for &index in &filled {
+            self.clear_index_if_non_global(index as usize);
+        }
+        filled.clear();
+        self.filled = filled;
+    }
+
+    fn clear_index_if_non_global(&mut self, index: usize) {
+        let set = self.set_mut();
+        // The code identity has no global bit of its own; resolving it again is cheap.
+        set.code[index] = 0;
+        if set.entries[index].gpa_flags & FLAG_GLOBAL == 0 {
+            self.clear_index(index);
+        }
+    }
+
+    fn clear_page(&mut self, va: u64) {
+        if self.large.is_some_and(|(start, end)| va >= start && va <= end) {
+            self.clear_all();
+        } else {
+            self.clear_index(index_of(va));
+        }
+    }
+}

@@ -1,1 +1,6 @@
 //! Zircon on Linux: the zx_* system calls over Linux kernel objects.
+#![cfg(target_os = "linux")]
+
+mod unwritten;
+
+pub use unwritten::*;

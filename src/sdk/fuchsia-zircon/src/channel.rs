@@ -398,7 +398,7 @@ impl MessageBufEtc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, HandleOp, ObjectType, Rights};
+    use crate::{Event, HandleBased, HandleOp, ObjectType, Rights};
 
     #[test]
     fn a_message_arrives_with_its_handles() {

@@ -50,7 +50,10 @@ impl Parse for Arguments {
             } else {
                 let word: syn::Ident = input.parse()?;
                 if word != "test" {
-                    return Err(syn::Error::new(word.span(), "expected `test` or a number of threads"));
+                    return Err(syn::Error::new(
+                        word.span(),
+                        "expected `test` or a number of threads",
+                    ));
                 }
                 arguments.test = true;
             }

@@ -1,0 +1,177 @@
+//! Readiness of objects that are read and written: channels, sockets.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use futures::task::AtomicWaker;
+
+use crate::executor::EHandle;
+use crate::on_signals::{OnSignals, OnSignalsRef};
+use crate::packets::{PacketReceiver, ReceiverRegistration};
+use crate::zx::{self, AsHandleRef};
+
+/// Whether a wait for one direction is under way.
+#[derive(Default)]
+struct Direction {
+    armed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl PacketReceiver for Direction {
+    fn receive_packet(&self, _packet: zx::Packet) {
+        self.armed.store(false, Ordering::SeqCst);
+        self.waker.wake();
+    }
+}
+
+impl Direction {
+    /// Pending while a wait is under way: then the object has not become ready since somebody last tried.
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.armed.load(Ordering::SeqCst) {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        // It may have ended before the waker was there.
+        if self.armed.load(Ordering::SeqCst) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+/// A kernel object with the signals `OBJECT_READABLE`, `OBJECT_WRITABLE` and `OBJECT_PEER_CLOSED`, and what is known of them.
+///
+/// Reading and writing are tried first and waited for only after they failed, and while a wait is under way
+/// they are not tried: an object that is ready costs one system call, a task that is polled for other reasons none.
+pub struct RWHandle<T> {
+    handle: T,
+    executor: EHandle,
+    read: ReceiverRegistration<Direction>,
+    /// Not every object is waited for in this direction.
+    write: OnceLock<ReceiverRegistration<Direction>>,
+}
+
+impl<T: AsHandleRef> RWHandle<T> {
+    /// Adopts `handle` into the current executor.
+    ///
+    /// # Panics
+    /// Without an executor on this thread.
+    pub fn new(handle: T) -> Self {
+        let executor = EHandle::local();
+        let read = executor.register_receiver(Arc::new(Direction::default()));
+        RWHandle { handle, executor, read, write: OnceLock::new() }
+    }
+
+    /// The object.
+    pub fn get_ref(&self) -> &T {
+        &self.handle
+    }
+
+    /// The object, given back. Waits for it are cancelled.
+    pub fn into_inner(self) -> T {
+        for registration in [Some(&self.read), self.write.get()].into_iter().flatten() {
+            if registration.armed.load(Ordering::SeqCst) {
+                let handle = self.handle.as_handle_ref();
+                // It may have ended meanwhile; then the packet finds nobody.
+                let _ = registration.port().cancel(&handle, registration.key());
+            }
+        }
+        self.handle
+    }
+
+    /// Pending while it is known that a read would find nothing.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.read.poll_ready(context)
+    }
+
+    /// Waits for something to read after a read found nothing.
+    ///
+    /// # Errors
+    /// Those of `zx_object_wait_async`, such as `ACCESS_DENIED` for a handle that cannot be waited on.
+    pub fn need_readable(&self, context: &mut Context<'_>) -> Poll<Result<(), zx::Status>> {
+        let signals = zx::Signals::OBJECT_READABLE | zx::Signals::OBJECT_PEER_CLOSED;
+        self.need(&self.read, signals, context)
+    }
+
+    /// As [`RWHandle::need_readable`], with further signals that end the wait.
+    ///
+    /// # Errors
+    /// As [`RWHandle::need_readable`].
+    pub fn need_readable_or(
+        &self,
+        more: zx::Signals,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), zx::Status>> {
+        let signals = zx::Signals::OBJECT_READABLE | zx::Signals::OBJECT_PEER_CLOSED | more;
+        self.need(&self.read, signals, context)
+    }
+
+    /// Pending while it is known that a write would not be taken.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.write.get().map_or(Poll::Ready(()), |write| write.poll_ready(context))
+    }
+
+    /// Waits for room after a write was not taken.
+    ///
+    /// # Errors
+    /// As [`RWHandle::need_readable`].
+    pub fn need_writable(&self, context: &mut Context<'_>) -> Poll<Result<(), zx::Status>> {
+        let signals = zx::Signals::OBJECT_WRITABLE | zx::Signals::OBJECT_PEER_CLOSED;
+        self.need_writable_or(signals, context)
+    }
+
+    /// As [`RWHandle::need_writable`], with further signals that end the wait.
+    ///
+    /// # Errors
+    /// As [`RWHandle::need_readable`].
+    pub fn need_writable_or(
+        &self,
+        more: zx::Signals,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), zx::Status>> {
+        let signals = zx::Signals::OBJECT_WRITABLE | zx::Signals::OBJECT_PEER_CLOSED | more;
+        let write = self
+            .write
+            .get_or_init(|| self.executor.register_receiver(Arc::new(Direction::default())));
+        self.need(write, signals, context)
+    }
+
+    fn need(
+        &self,
+        direction: &ReceiverRegistration<Direction>,
+        signals: zx::Signals,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), zx::Status>> {
+        direction.waker.register(context.waker());
+        if !direction.armed.swap(true, Ordering::SeqCst) {
+            let wait = self.handle.wait_async_handle(
+                direction.port(),
+                direction.key(),
+                signals,
+                zx::WaitAsyncOpts::empty(),
+            );
+            if let Err(status) = wait {
+                direction.armed.store(false, Ordering::SeqCst);
+                return Poll::Ready(Err(status));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the other side has gone.
+    pub fn is_closed(&self) -> bool {
+        let closed = zx::Signals::OBJECT_PEER_CLOSED;
+        self.handle
+            .wait_handle(closed, zx::Time::INFINITE_PAST)
+            .is_ok_and(|signals| signals.contains(closed))
+    }
+
+    /// Completes when the other side goes.
+    pub fn on_closed(&self) -> OnSignalsRef<'_> {
+        OnSignals::new(self.handle.as_handle_ref(), zx::Signals::OBJECT_PEER_CLOSED)
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for RWHandle<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.handle.fmt(formatter)
+    }
+}

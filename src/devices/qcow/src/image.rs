@@ -1,0 +1,812 @@
+//! An image: the disk that a guest sees, and how it lies in its file.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::backing::{Backing, BackingOpener, MAX_CHAIN};
+use crate::cache::{Cache, read_or_zero};
+use crate::compress::decompress;
+use crate::error::{Corruption, Error, Malformed};
+use crate::file::BlockFile;
+use crate::header::{
+    BackingName, CompressionType, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY,
+};
+use crate::refcount::{Layout, Refcounts, check_cluster, plan_table, write_block, write_table};
+use crate::repair;
+use crate::table::{DataCluster, L1Entry, Mapping};
+
+/// Pages of L2 tables that are kept: 4 MiB, the mappings of 32 GiB with 64 KiB clusters.
+const L2_CACHE_PAGES: usize = 1024;
+/// Clusters waiting to be freed before that is done without a flush of the guest's.
+const MAX_PENDING_FREE: usize = 4096;
+/// Zeroes are written in pieces of at most this many bytes.
+const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What an image is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Reading; the file is never written.
+    ReadOnly,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// What a new image is to be like.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Binary logarithm of the cluster size, 9 to 21.
+    pub cluster_bits: u32,
+    /// Name and format of the backing file, as the image will state them.
+    pub backing: Option<(String, String)>,
+}
+
+impl CreateOptions {
+    /// A disk of `size` bytes with 64 KiB clusters and no backing file.
+    pub fn new(size: u64) -> Self {
+        Self { size, cluster_bits: 16, backing: None }
+    }
+}
+
+/// A run of a disk's bytes that lie alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Unallocated,
+    Zero,
+    Data { offset: u64, owned: bool },
+    Compressed { offset: u64, len: u64 },
+}
+
+/// An open image.
+pub struct Image {
+    file: Arc<dyn BlockFile>,
+    header: Header,
+    /// Length of the file: only this value writes to it.
+    file_len: u64,
+    l1: Vec<L1Entry>,
+    l1_dirty: Option<Range<usize>>,
+    l2: Cache,
+    /// None when opened for reading.
+    refcounts: Option<Refcounts>,
+    backing: Option<Backing>,
+    /// Clusters that are no longer referred to, but may be in the file until the next write-back.
+    pending_free: Vec<u64>,
+    /// The last compressed cluster read: its descriptor and its bytes.
+    decompressed: Option<((u64, u64), Vec<u8>)>,
+    /// One cluster, for read-modify-write.
+    scratch: Vec<u8>,
+    unsynced: bool,
+    failed: bool,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image")
+            .field("header", &self.header)
+            .field("file_len", &self.file_len)
+            .field("backing", &self.backing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Opens the image in `file`, and the backing files it names through `opener`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] and [`Error::Corrupt`] for an image that no program should have made, [`Error::Backing`]
+    /// with what `opener` says, [`Error::Io`].
+    pub fn open(
+        file: Arc<dyn BlockFile>,
+        mode: Mode,
+        opener: &mut dyn BackingOpener,
+    ) -> Result<Self, Error> {
+        Self::open_at_depth(file, mode, opener, 1)
+    }
+
+    fn open_at_depth(
+        file: Arc<dyn BlockFile>,
+        mode: Mode,
+        opener: &mut dyn BackingOpener,
+        depth: usize,
+    ) -> Result<Self, Error> {
+        let mut header = Header::read(&*file)?;
+        let l1 = read_l1(&*file, &header)?;
+        let metadata = table_clusters(&*file, &header, &l1)?;
+        let refcounts = match mode {
+            Mode::ReadOnly => None,
+            Mode::ReadWrite => {
+                prepare_for_writing(&*file, &mut header, &l1, &metadata)?;
+                Some(Refcounts::open(&*file, &header, metadata)?)
+            }
+        };
+        let backing = match &header.backing {
+            None => None,
+            Some(backing) => Some(open_backing(backing, opener, depth)?),
+        };
+        Ok(Self {
+            file_len: file.len()?,
+            l2: Cache::new(header.cluster_size(), L2_CACHE_PAGES),
+            scratch: vec![0; header.cluster_size() as usize],
+            file,
+            header,
+            l1,
+            l1_dirty: None,
+            refcounts,
+            backing,
+            pending_free: Vec::new(),
+            decompressed: None,
+            unsynced: false,
+            failed: false,
+        })
+    }
+
+    /// Makes `file` an empty image of version 3. What was in the file is lost.
+    ///
+    /// # Errors
+    /// [`Malformed::TooLarge`] and [`Malformed::Field`] for options that no image can have, [`Error::Io`].
+    pub fn create(file: &dyn BlockFile, options: &CreateOptions) -> Result<(), Error> {
+        let mut header = Header {
+            version: 3,
+            cluster_bits: options.cluster_bits,
+            size: options.size,
+            l1_entries: 0,
+            l1_offset: 0,
+            refcount_table_offset: 0,
+            refcount_table_clusters: 0,
+            snapshots: 0,
+            snapshots_offset: 0,
+            incompatible: 0,
+            autoclear: 0,
+            refcount_order: 4,
+            compression: CompressionType::Deflate,
+            backing: options
+                .backing
+                .clone()
+                .map(|(name, format)| BackingName { name, format: Some(format) }),
+        };
+        if !(9..=21).contains(&options.cluster_bits) {
+            let value = options.cluster_bits.into();
+            return Err(
+                Malformed::Field { field: "cluster_bits", value, allowed: "9 to 21" }.into()
+            );
+        }
+        let cluster = header.cluster_size();
+        let too_large = Malformed::TooLarge { size: options.size, cluster_size: cluster };
+        let entries = options.size.div_ceil(cluster * header.l2_entries()).max(1);
+        if entries * 8 > 32 << 20 {
+            return Err(too_large.into());
+        }
+        header.l1_entries = entries as u32;
+        let l1_clusters = (entries * 8).div_ceil(cluster);
+
+        // The header, the L1 table, the refcount table, its blocks.
+        let layout = Layout { cluster_bits: header.cluster_bits, order: header.refcount_order };
+        let mut blocks = 1u64;
+        let table_clusters = loop {
+            let table_clusters = (blocks * 8).div_ceil(cluster);
+            let needed = (1 + l1_clusters + table_clusters + blocks).div_ceil(layout.per_block());
+            if needed <= blocks {
+                break table_clusters;
+            }
+            blocks = needed;
+        };
+        let used = 1 + l1_clusters + table_clusters + blocks;
+        header.l1_offset = cluster;
+        header.refcount_table_offset = (1 + l1_clusters) * cluster;
+        header.refcount_table_clusters = table_clusters as u32;
+        let bytes = header.encode()?;
+
+        file.set_len(0)?;
+        file.set_len(used * cluster)?;
+        let first_block = (1 + l1_clusters + table_clusters) * cluster;
+        for block in 0..blocks {
+            let count = |index| u64::from(index < used);
+            write_block(
+                file,
+                layout,
+                first_block + block * cluster,
+                block * layout.per_block(),
+                &count,
+            )?;
+        }
+        let table: Vec<u64> = (0..blocks).map(|block| first_block + block * cluster).collect();
+        write_table(file, &table, header.refcount_table_offset, table_clusters)?;
+        // Last, so that a file is an image only when it is a whole one.
+        file.write_at(&bytes, 0)?;
+        Ok(file.sync()?)
+    }
+
+    /// Size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    /// Size of a cluster in bytes: what is allocated and discarded at a time.
+    pub fn cluster_size(&self) -> u64 {
+        self.header.cluster_size()
+    }
+
+    /// Reads all of `buf` from `offset` of the disk.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Corrupt`] when the mapping of the range is; [`Error::Io`].
+    pub fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let position = offset + done as u64;
+            let (extent, len) = self.map(position, rest.len() as u64)?;
+            // At most the length of `rest`.
+            let len = len as usize;
+            self.read_extent(extent, &mut rest[..len], position)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn read_extent(&mut self, extent: Extent, buf: &mut [u8], position: u64) -> Result<(), Error> {
+        match extent {
+            Extent::Zero => buf.fill(0),
+            Extent::Unallocated => match &mut self.backing {
+                Some(backing) => backing.read_at(buf, position)?,
+                None => buf.fill(0),
+            },
+            Extent::Data { offset, .. } => {
+                let there =
+                    usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX);
+                let (data, beyond) = buf.split_at_mut(there.min(buf.len()));
+                beyond.fill(0);
+                if !data.is_empty() {
+                    self.file.read_at(data, offset)?;
+                }
+            }
+            Extent::Compressed { offset, len } => {
+                let start = (position % self.cluster_size()) as usize;
+                let cluster = self.decompress(offset, len)?;
+                let data =
+                    cluster.get(start..start + buf.len()).ok_or(Corruption::Compressed(offset))?;
+                buf.copy_from_slice(data);
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a compressed cluster.
+    fn decompress(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
+        let key = (offset, len);
+        if self.decompressed.as_ref().is_none_or(|(cached, _)| *cached != key) {
+            // The last sector may be cut short by the end of the file. A cluster and a bit bound the length.
+            let len =
+                len.min(self.file_len.saturating_sub(offset)).min(2 * self.cluster_size() + 512);
+            let mut compressed = vec![0; len as usize];
+            self.file.read_at(&mut compressed, offset)?;
+            let mut bytes = match self.decompressed.take() {
+                Some((_, bytes)) => bytes,
+                None => vec![0; self.cluster_size() as usize],
+            };
+            if !decompress(self.header.compression, &compressed, &mut bytes) {
+                return Err(Corruption::Compressed(offset).into());
+            }
+            self.decompressed = Some((key, bytes));
+        }
+        Ok(self.decompressed.as_ref().map_or(&[], |(_, bytes)| bytes))
+    }
+
+    /// Writes all of `buf` at `offset` of the disk. Lasting only after [`Image::flush`].
+    ///
+    /// # Errors
+    /// As [`Image::read_at`]; [`Error::ReadOnly`], [`Error::Failed`], [`Error::Full`].
+    pub fn write_at(&mut self, buf: &[u8], offset: u64) -> Result<(), Error> {
+        self.check_writable()?;
+        self.check_range(offset, buf.len() as u64)?;
+        let mut done = 0;
+        while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+            done += self.write_some(rest, offset + done as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a part of `buf` that can be written in one go; returns how many bytes.
+    fn write_some(&mut self, buf: &[u8], position: u64) -> Result<usize, Error> {
+        self.unsynced = true;
+        let cluster = self.cluster_size();
+        let (extent, len) = self.map(position, buf.len() as u64)?;
+        if let Extent::Data { offset, owned: true } = extent {
+            let data = &buf[..len as usize];
+            self.check_data_clusters(offset, len)?;
+            self.write_file(data, offset)?;
+            return Ok(data.len());
+        }
+        let within = position % cluster;
+        if within == 0 && buf.len() as u64 >= cluster {
+            // Whole clusters need nothing of the old ones. `len` may be part of one at its end.
+            let want = (len / cluster).max(1);
+            let (offset, count) = self.allocate(want)?;
+            let data = &buf[..(count * cluster) as usize];
+            self.fill_new(offset, count, data)?;
+            for index in 0..count {
+                let target = DataCluster { offset: offset + index * cluster, owned: true };
+                self.set_mapping(position + index * cluster, Mapping::Data(target))?;
+            }
+            return Ok(data.len());
+        }
+        let count = (buf.len() as u64).min(cluster - within) as usize;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let written = self.write_partial(&mut scratch, &buf[..count], position);
+        self.scratch = scratch;
+        written.map(|()| count)
+    }
+
+    /// Writes a part of a cluster that is not ours to change in place: its other bytes are copied.
+    fn write_partial(
+        &mut self,
+        scratch: &mut [u8],
+        buf: &[u8],
+        position: u64,
+    ) -> Result<(), Error> {
+        let cluster = self.cluster_size();
+        let start = position - position % cluster;
+        // The disk may end within its last cluster.
+        let valid = cluster.min(self.size() - start) as usize;
+        let (old, beyond) = scratch.split_at_mut(valid);
+        beyond.fill(0);
+        self.read_at(old, start)?;
+        let within = (position - start) as usize;
+        scratch[within..within + buf.len()].copy_from_slice(buf);
+        let (offset, _) = self.allocate(1)?;
+        self.fill_new(offset, 1, scratch)?;
+        self.set_mapping(start, Mapping::Data(DataCluster { offset, owned: true }))
+    }
+
+    /// Writes the data of newly allocated clusters; lets go of them if that fails.
+    fn fill_new(&mut self, offset: u64, count: u64, data: &[u8]) -> Result<(), Error> {
+        self.write_file(data, offset).inspect_err(|_| {
+            // Nothing refers to them yet. If this fails too they are leaked, which harms nobody.
+            if let Some(refcounts) = &mut self.refcounts {
+                for index in 0..count {
+                    let _ = refcounts
+                        .release(&*self.file, offset + (index << self.header.cluster_bits));
+                }
+            }
+        })
+    }
+
+    /// Makes a range read as zeroes. With `unmap`, whole clusters of it are freed.
+    ///
+    /// # Errors
+    /// As [`Image::write_at`].
+    pub fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
+        self.check_writable()?;
+        self.check_range(offset, len)?;
+        let end = offset + len;
+        let mut position = offset;
+        while position < end {
+            position += self.zero_some(position, end, unmap)?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a part of `position..end`; returns how many bytes.
+    fn zero_some(&mut self, position: u64, end: u64, unmap: bool) -> Result<u64, Error> {
+        let cluster = self.cluster_size();
+        let (extent, run) = self.map(position, end - position)?;
+        let zero_below = self.backing.is_none();
+        match extent {
+            Extent::Zero => return Ok(run),
+            Extent::Unallocated if zero_below => return Ok(run),
+            _ => {}
+        }
+        let within = position % cluster;
+        // The end of the disk counts as the end of a cluster.
+        let whole = within == 0 && (end - position >= cluster || end == self.size());
+        let piece = (cluster - within).min(end - position);
+        let has_zero_flag = self.header.version >= 3;
+        if !whole || !has_zero_flag && !zero_below {
+            return self
+                .write_some(&ZEROES[..piece.min(ZEROES.len() as u64) as usize], position)
+                .map(|n| n as u64);
+        }
+        self.unsynced = true;
+        let reserved = match extent {
+            Extent::Data { offset, owned: true } if !unmap => {
+                Some(DataCluster { offset, owned: true })
+            }
+            _ => None,
+        };
+        let target = if has_zero_flag { Mapping::Zero { reserved } } else { Mapping::Unallocated };
+        self.set_mapping(position, target)?;
+        Ok(piece)
+    }
+
+    /// Frees the whole clusters of a range; those read as zeroes afterwards. Parts of clusters keep their bytes.
+    ///
+    /// # Errors
+    /// As [`Image::write_at`].
+    pub fn discard(&mut self, offset: u64, len: u64) -> Result<(), Error> {
+        self.check_writable()?;
+        self.check_range(offset, len)?;
+        let cluster = self.cluster_size();
+        let end = if offset + len == self.size() {
+            self.size()
+        } else {
+            (offset + len) - (offset + len) % cluster
+        };
+        let start = offset.next_multiple_of(cluster);
+        // Version 2 cannot say "zero" where a backing file has something else; a discard may do nothing.
+        if start < end && (self.header.version >= 3 || self.backing.is_none()) {
+            self.write_zeroes(start, end - start, true)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything written so far lasting.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. After a failed sync the image accepts no more writes: what the file has is not known.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        if self.refcounts.is_none() {
+            return Ok(());
+        }
+        if self.failed {
+            return Err(Error::Failed);
+        }
+        self.write_back()
+    }
+
+    /// Writes all metadata in the order that the crate's head states.
+    fn write_back(&mut self) -> Result<(), Error> {
+        let Some(refcounts) = &mut self.refcounts else { return Err(Error::ReadOnly) };
+        let dirty = refcounts.is_dirty() || self.l2.is_dirty() || self.l1_dirty.is_some();
+        if !dirty && !self.unsynced && self.pending_free.is_empty() {
+            return Ok(());
+        }
+        refcounts.write_back(&*self.file)?;
+        if self.l2.is_dirty() || self.l1_dirty.is_some() {
+            self.sync()?;
+            self.l2.write_back(&*self.file)?;
+        }
+        if let Some(range) = self.l1_dirty.clone() {
+            self.sync()?;
+            let entries = self.l1.get(range.clone()).unwrap_or(&[]);
+            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.0.to_be_bytes()).collect();
+            self.file.write_at(&bytes, self.header.l1_offset + range.start as u64 * 8)?;
+            self.l1_dirty = None;
+        }
+        self.sync()?;
+        self.unsynced = false;
+        self.free_pending()
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.file.sync().inspect_err(|_| self.failed = true)?;
+        Ok(())
+    }
+
+    /// Frees the clusters that nothing in the file refers to any more.
+    fn free_pending(&mut self) -> Result<(), Error> {
+        let cluster = self.cluster_size();
+        let Some(refcounts) = &mut self.refcounts else { return Ok(()) };
+        let mut hole: Option<Range<u64>> = None;
+        while let Some(offset) = self.pending_free.pop() {
+            if !refcounts.release(&*self.file, offset)? {
+                continue;
+            }
+            hole = match hole {
+                Some(range) if range.end == offset => Some(range.start..offset + cluster),
+                Some(range) if offset + cluster == range.start => Some(offset..range.end),
+                other => {
+                    if let Some(range) = other {
+                        self.file.punch_hole(range.start, range.end - range.start)?;
+                    }
+                    Some(offset..offset + cluster)
+                }
+            };
+        }
+        if let Some(range) = hole {
+            self.file.punch_hole(range.start, range.end - range.start)?;
+        }
+        // Not synced: should this be lost, the clusters are leaked and no more.
+        refcounts.write_back(&*self.file)
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<(), Error> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size() => Ok(()),
+            _ => Err(Error::OutOfRange { offset, len }),
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        match (&self.refcounts, self.failed) {
+            (None, _) => Err(Error::ReadOnly),
+            (_, true) => Err(Error::Failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that data may be written to a range of the file: it exists and no table is there.
+    fn check_data_clusters(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let cluster = self.cluster_size();
+        if offset >= self.file_len {
+            return Err(Corruption::BeyondEnd { table: "L2 table", offset }.into());
+        }
+        let Some(refcounts) = &self.refcounts else { return Err(Error::ReadOnly) };
+        let mut at = offset - offset % cluster;
+        while at < offset + len {
+            if refcounts.is_metadata(at) {
+                return Err(Corruption::Overlap(at).into());
+            }
+            at += cluster;
+        }
+        Ok(())
+    }
+
+    fn write_file(&mut self, data: &[u8], offset: u64) -> Result<(), Error> {
+        self.file.write_at(data, offset)?;
+        self.file_len = self.file_len.max(offset + data.len() as u64);
+        Ok(())
+    }
+
+    fn allocate(&mut self, want: u64) -> Result<(u64, u64), Error> {
+        let Some(refcounts) = &mut self.refcounts else { return Err(Error::ReadOnly) };
+        let allocated = refcounts.allocate(&*self.file, want)?;
+        // A refcount block may have been appended.
+        self.file_len = self.file_len.max(self.file.len()?);
+        Ok(allocated)
+    }
+
+    /// What is at `position` of the disk, and how many bytes from there (at most `max`) lie alike.
+    fn map(&mut self, position: u64, max: u64) -> Result<(Extent, u64), Error> {
+        let cluster = self.cluster_size();
+        let within = position % cluster;
+        let per_table = cluster * self.header.l2_entries();
+        let table = self.l1.get((position / per_table) as usize).and_then(|entry| entry.offset());
+        let Some(table) = table else {
+            return Ok((Extent::Unallocated, (per_table - position % per_table).min(max)));
+        };
+        let at = table + position % per_table / cluster * 8;
+        let (bits, has_zero_flag) = (self.header.cluster_bits, self.header.version >= 3);
+        let page = self.l2_page(at)?;
+        let from = (at % page.len() as u64) as usize;
+        let entries = page.get(from..).unwrap_or(&[]).as_chunks::<8>().0;
+        let mut mappings = entries
+            .iter()
+            .map(|entry| Mapping::decode(u64::from_be_bytes(*entry), bits, has_zero_flag));
+        let first = mappings.next().unwrap_or(Mapping::Unallocated);
+        let mut len = cluster - within;
+        let mut clusters = 1;
+        for mapping in mappings {
+            if len >= max || !continues(first, mapping, clusters * cluster) {
+                break;
+            }
+            clusters += 1;
+            len += cluster;
+        }
+        let extent = match first {
+            Mapping::Unallocated => Extent::Unallocated,
+            Mapping::Zero { .. } => Extent::Zero,
+            Mapping::Compressed { offset, len } => {
+                if offset >= self.file_len {
+                    return Err(Corruption::BeyondEnd { table: "L2 table", offset }.into());
+                }
+                Extent::Compressed { offset, len }
+            }
+            Mapping::Data(DataCluster { offset, owned }) => {
+                if !offset.is_multiple_of(cluster) {
+                    return Err(Corruption::Misaligned { table: "L2 table", offset }.into());
+                }
+                Extent::Data { offset: offset + within, owned }
+            }
+        };
+        Ok((extent, len.min(max)))
+    }
+
+    fn l2_page(&mut self, at: u64) -> Result<&mut [u8], Error> {
+        if self.l2.page(&*self.file, at)?.is_none() {
+            self.write_back()?;
+        }
+        self.l2.page(&*self.file, at)?.ok_or(Error::Failed)
+    }
+
+    /// Changes the mapping of the cluster at `position` and lets go of what was there.
+    fn set_mapping(&mut self, position: u64, mapping: Mapping) -> Result<(), Error> {
+        let cluster = self.cluster_size();
+        let per_table = cluster * self.header.l2_entries();
+        let table = self.own_l2_table((position / per_table) as usize)?;
+        let at = table + position % per_table / cluster * 8;
+        let (bits, has_zero_flag) = (self.header.cluster_bits, self.header.version >= 3);
+        self.l2_page(at)?;
+        let page = self.l2.page_mut(&*self.file, at)?.ok_or(Error::Failed)?;
+        let from = (at % page.len() as u64) as usize;
+        let Some(entry) = page.get_mut(from..).and_then(|rest| rest.first_chunk_mut::<8>()) else {
+            return Err(Error::Failed);
+        };
+        let old = Mapping::decode(u64::from_be_bytes(*entry), bits, has_zero_flag);
+        *entry = mapping.encode().to_be_bytes();
+        self.let_go(old, mapping);
+        if self.pending_free.len() >= MAX_PENDING_FREE {
+            self.write_back()?;
+        }
+        Ok(())
+    }
+
+    /// Notes the clusters that `old` referred to and `new` does not.
+    fn let_go(&mut self, old: Mapping, new: Mapping) {
+        let kept = match new {
+            Mapping::Data(cluster) | Mapping::Zero { reserved: Some(cluster) } => {
+                Some(cluster.offset)
+            }
+            _ => None,
+        };
+        match old {
+            Mapping::Data(cluster) | Mapping::Zero { reserved: Some(cluster) } => {
+                if kept != Some(cluster.offset) {
+                    self.pending_free.push(cluster.offset);
+                }
+            }
+            Mapping::Compressed { offset, len } => {
+                self.decompressed = None;
+                let cluster = self.cluster_size();
+                let mut at = offset - offset % cluster;
+                while at < offset + len {
+                    self.pending_free.push(at);
+                    at += cluster;
+                }
+            }
+            Mapping::Unallocated | Mapping::Zero { reserved: None } => {}
+        }
+    }
+
+    /// Offset of the L2 table at `index` of the L1 table, which may be changed in place: a new one if there is none,
+    /// a copy if it is shared with a snapshot.
+    fn own_l2_table(&mut self, index: usize) -> Result<u64, Error> {
+        let entry = self.l1.get(index).copied().ok_or(Error::Failed)?;
+        if let (Some(offset), true) = (entry.offset(), entry.is_owned()) {
+            return Ok(offset);
+        }
+        let cluster = self.cluster_size();
+        let mut table = vec![0; cluster as usize];
+        if let Some(shared) = entry.offset() {
+            // Pages of a shared table are never dirty: they are changed only after this copy.
+            read_or_zero(&*self.file, &mut table, shared)?;
+        }
+        let (offset, _) = self.allocate(1)?;
+        self.fill_new(offset, 1, &table)?;
+        self.l2.forget(offset, cluster);
+        if let Some(shared) = entry.offset() {
+            self.pending_free.push(shared);
+        }
+        if let Some(refcounts) = &mut self.refcounts {
+            refcounts.add_metadata(offset);
+        }
+        self.l1[index] = L1Entry::owned(offset);
+        self.l1_dirty = Some(match self.l1_dirty.take() {
+            Some(range) => range.start.min(index)..range.end.max(index + 1),
+            None => index..index + 1,
+        });
+        Ok(offset)
+    }
+}
+
+/// Whether `next` continues a run that began with `first`, `distance` bytes before it.
+fn continues(first: Mapping, next: Mapping, distance: u64) -> bool {
+    match (first, next) {
+        (Mapping::Unallocated, Mapping::Unallocated)
+        | (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
+        (Mapping::Data(first), Mapping::Data(next)) => {
+            next.owned == first.owned && first.offset.checked_add(distance) == Some(next.offset)
+        }
+        _ => false,
+    }
+}
+
+fn read_l1(file: &dyn BlockFile, header: &Header) -> Result<Vec<L1Entry>, Error> {
+    // At most 32 MiB, and within the file: checked with the header.
+    let mut bytes = vec![0; header.l1_entries as usize * 8];
+    read_or_zero(file, &mut bytes, header.l1_offset)?;
+    Ok(bytes.as_chunks().0.iter().map(|entry| L1Entry(u64::from_be_bytes(*entry))).collect())
+}
+
+/// The clusters, by index, of the header and of the L1 and L2 tables, none of which may be another.
+fn table_clusters(
+    file: &dyn BlockFile,
+    header: &Header,
+    l1: &[L1Entry],
+) -> Result<HashSet<u64>, Error> {
+    let file_len = file.len()?;
+    let mut clusters = HashSet::from([0]);
+    let first = header.l1_offset >> header.cluster_bits;
+    let l1_clusters = (l1.len() as u64 * 8).div_ceil(header.cluster_size());
+    clusters.extend(first..first + l1_clusters);
+    for offset in l1.iter().filter_map(|entry| entry.offset()) {
+        check_cluster("L1 table", offset, header.cluster_bits, file_len)?;
+        if !clusters.insert(offset >> header.cluster_bits) {
+            return Err(Corruption::Overlap(offset).into());
+        }
+    }
+    Ok(clusters)
+}
+
+/// Checks that an image may be written, repairs it if it was left dirty, and clears the features that do not survive
+/// a writer that does not know them.
+fn prepare_for_writing(
+    file: &dyn BlockFile,
+    header: &mut Header,
+    l1: &[L1Entry],
+    metadata: &HashSet<u64>,
+) -> Result<(), Error> {
+    if header.incompatible & INCOMPATIBLE_CORRUPT != 0 {
+        return Err(Malformed::MarkedCorrupt.into());
+    }
+    if header.refcount_table_clusters == 0 {
+        let (value, allowed) = (0, "at least 1");
+        return Err(Malformed::Field { field: "refcount_table_clusters", value, allowed }.into());
+    }
+    if header.incompatible & INCOMPATIBLE_DIRTY != 0 {
+        repair::rebuild_refcounts(file, header, l1, metadata)?;
+    } else if header.autoclear != 0 {
+        header.autoclear = 0;
+        header.write_features(file)?;
+    }
+    Ok(())
+}
+
+fn open_backing(
+    backing: &BackingName,
+    opener: &mut dyn BackingOpener,
+    depth: usize,
+) -> Result<Backing, Error> {
+    if depth >= MAX_CHAIN {
+        return Err(Malformed::ChainTooLong.into());
+    }
+    let failed = |source| Error::Backing { name: backing.name.clone(), source };
+    let file = opener.open(&backing.name, backing.format.as_deref()).map_err(failed)?;
+    match backing.format.as_deref() {
+        Some("qcow2") => {
+            let image = Image::open_at_depth(file, Mode::ReadOnly, opener, depth + 1)?;
+            Ok(Backing::Qcow(Box::new(image)))
+        }
+        // A raw disk's bytes are a guest's: looking for a format in them would let a guest choose the host's files.
+        Some("raw") => Ok(Backing::Raw { len: file.len()?, file }),
+        other => {
+            let name = other.unwrap_or("none, which is not safe to guess");
+            Err(failed(format!("its format is {name}").into()))
+        }
+    }
+}
+
+/// Space for tables of a rebuilt image: see [`repair`].
+pub(crate) fn append_refcounts(
+    file: &dyn BlockFile,
+    header: &mut Header,
+    counts: &[u16],
+) -> Result<(), Error> {
+    let layout = Layout { cluster_bits: header.cluster_bits, order: header.refcount_order };
+    let base = counts.len() as u64;
+    // Blocks for everything up to the new tables' own end.
+    let mut blocks = 1;
+    let plan = loop {
+        let plan = plan_table(blocks, blocks, layout);
+        let needed = (base + blocks + plan.table_clusters).div_ceil(layout.per_block());
+        if needed <= blocks {
+            break plan;
+        }
+        blocks = needed;
+    };
+    let end = base + blocks + plan.table_clusters;
+    let count = |index: u64| match counts.get(usize::try_from(index).unwrap_or(usize::MAX)) {
+        Some(count) => u64::from(*count),
+        None => u64::from(index < end),
+    };
+    let mut table = vec![0; (plan.table_clusters << header.cluster_bits) as usize / 8];
+    for block in 0..blocks {
+        let offset = (base + block) << header.cluster_bits;
+        write_block(file, layout, offset, block * layout.per_block(), &count)?;
+        table[block as usize] = offset;
+    }
+    header.refcount_table_offset = (base + blocks) << header.cluster_bits;
+    header.refcount_table_clusters = plan.table_clusters as u32;
+    write_table(file, &table, header.refcount_table_offset, plan.table_clusters)
+}

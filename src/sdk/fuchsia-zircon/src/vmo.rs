@@ -80,6 +80,30 @@ impl Vmo {
         ok(unsafe { sys::zx_vmo_read(self.raw_handle(), data.as_mut_ptr(), offset, data.len()) })
     }
 
+    /// Reads from `offset` into memory that no Rust reference may point to, such as a guest's.
+    ///
+    /// # Safety
+    /// `buffer` must be valid for writes of `buffer_length` bytes.
+    ///
+    /// # Errors
+    /// As [`Vmo::read`].
+    pub unsafe fn read_raw(&self, buffer: *mut u8, buffer_length: usize, offset: u64) -> Result<(), Status> {
+        // SAFETY: the caller's promise.
+        ok(unsafe { sys::zx_vmo_read(self.raw_handle(), buffer, offset, buffer_length) })
+    }
+
+    /// Writes at `offset` from memory that no Rust reference may point to, such as a guest's.
+    ///
+    /// # Safety
+    /// `buffer` must be valid for reads of `buffer_length` bytes.
+    ///
+    /// # Errors
+    /// As [`Vmo::write`].
+    pub unsafe fn write_raw(&self, buffer: *const u8, buffer_length: usize, offset: u64) -> Result<(), Status> {
+        // SAFETY: the caller's promise.
+        ok(unsafe { sys::zx_vmo_write(self.raw_handle(), buffer, offset, buffer_length) })
+    }
+
     /// Reads `length` bytes from `offset` into a new vector.
     ///
     /// # Errors

@@ -157,7 +157,8 @@ impl<'q> ReadableChain<'q> {
     /// Goes on to the writable part; readable bytes not read yet are skipped.
     pub fn into_writable(self) -> WritableChain<'q> {
         let segments = &self.loan.segments;
-        let cursor = Cursor { segment: segments.readable, offset: 0, remaining: segments.writable_len };
+        let cursor =
+            Cursor { segment: segments.readable, offset: 0, remaining: segments.writable_len };
         WritableChain { cursor, reserved: 0, loan: self.loan }
     }
 

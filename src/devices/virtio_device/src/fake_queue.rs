@@ -12,8 +12,8 @@ use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice};
 use crate::queue::Queue;
 use crate::ring::{
-    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, QueueConfig, RING_ENTRIES, RING_FLAGS, RING_INDEX,
-    USED_F_NO_NOTIFY, UsedElement,
+    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, QueueConfig, RING_ENTRIES, RING_FLAGS,
+    RING_INDEX, USED_F_NO_NOTIFY, UsedElement,
 };
 
 /// A chain that the device returned.
@@ -52,8 +52,14 @@ pub struct FakeDriver {
 
 impl FakeDriver {
     /// A queue of `size` descriptors at the front of `area`, whose rest is for buffers.
-    pub fn new(memory: &Arc<GuestMemory>, area: std::ops::Range<u64>, size: u16, features: Features) -> Self {
-        let mut config = QueueConfig { size, desc: area.start.next_multiple_of(16), avail: 0, used: 0 };
+    pub fn new(
+        memory: &Arc<GuestMemory>,
+        area: std::ops::Range<u64>,
+        size: u16,
+        features: Features,
+    ) -> Self {
+        let mut config =
+            QueueConfig { size, desc: area.start.next_multiple_of(16), avail: 0, used: 0 };
         config.avail = config.desc + config.desc_len();
         config.used = (config.avail + config.avail_len()).next_multiple_of(4);
         let buffers = (config.used + config.used_len()).next_multiple_of(16)..area.end;
@@ -105,9 +111,12 @@ impl FakeDriver {
         if used.load_u16(RING_INDEX, Ordering::Acquire) == Some(self.used_index) {
             return None;
         }
-        let entry = RING_ENTRIES + usize::from(self.used_index % self.config.size) * size_of::<UsedElement>();
-        let element: UsedElement =
-            used.get(entry, size_of::<UsedElement>()).and_then(|slot| slot.read()).expect("an entry of the ring");
+        let entry = RING_ENTRIES
+            + usize::from(self.used_index % self.config.size) * size_of::<UsedElement>();
+        let element: UsedElement = used
+            .get(entry, size_of::<UsedElement>())
+            .and_then(|slot| slot.read())
+            .expect("an entry of the ring");
         self.used_index = self.used_index.wrapping_add(1);
         let head = u16::try_from(element.id.get()).expect("a descriptor index");
         let chain = self.outstanding.remove(&head).expect("the device returns what it was given");
@@ -146,7 +155,8 @@ impl FakeDriver {
             let event = self.used().load_u16(at, Ordering::Acquire).expect("in the ring");
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            new != old && self.used().load_u16(RING_FLAGS, Ordering::Acquire) != Some(USED_F_NO_NOTIFY)
+            new != old
+                && self.used().load_u16(RING_FLAGS, Ordering::Acquire) != Some(USED_F_NO_NOTIFY)
         }
     }
 
@@ -252,7 +262,9 @@ impl ChainBuilder<'_> {
             .collect();
         if indirect {
             let count = entries.len() as u16;
-            for (index, entry) in (1u16..).zip(entries.iter_mut()).filter(|(index, _)| *index < count) {
+            for (index, entry) in
+                (1u16..).zip(entries.iter_mut()).filter(|(index, _)| *index < count)
+            {
                 entry.flags = (entry.flags.get() | DescriptorFlags::NEXT.bits()).into();
                 entry.next = index.into();
             }
@@ -264,8 +276,12 @@ impl ChainBuilder<'_> {
                 slot.expect("in the table").write(entry);
             }
             let flags = DescriptorFlags::INDIRECT.bits().into();
-            entries =
-                vec![Descriptor { addr: addr.into(), len: (len as u32).into(), flags, next: 0.into() }];
+            entries = vec![Descriptor {
+                addr: addr.into(),
+                len: (len as u32).into(),
+                flags,
+                next: 0.into(),
+            }];
         }
         let at = driver.free.len().checked_sub(entries.len()).expect("enough free descriptors");
         let mut descriptors = driver.free.split_off(at);

@@ -11,7 +11,10 @@ mod chain;
 mod error;
 pub mod fake_queue;
 mod features;
-#[expect(unsafe_code, reason = "the mapping of guest memory; the module's head says what keeps it sound")]
+#[expect(
+    unsafe_code,
+    reason = "the mapping of guest memory; the module's head says what keeps it sound"
+)]
 mod memory;
 mod queue;
 mod ring;
@@ -23,8 +26,8 @@ pub use features::{Features, RING_FEATURES};
 pub use memory::{GuestMemory, GuestSlice, OutOfRange};
 pub use queue::Queue;
 pub use ring::{
-    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, MAX_QUEUE_SIZE, QueueConfig, USED_F_NO_NOTIFY,
-    UsedElement,
+    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, MAX_QUEUE_SIZE, QueueConfig,
+    USED_F_NO_NOTIFY, UsedElement,
 };
 pub use worker::{Device, Io, Progress, QueueSet, Waker, Worker};
 

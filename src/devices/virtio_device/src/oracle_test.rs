@@ -99,6 +99,9 @@ fn constants_match_the_headers() {
     assert_eq!(u32::from(crate::AVAIL_F_NO_INTERRUPT), virtio_ring::VRING_AVAIL_F_NO_INTERRUPT);
     assert_eq!(u32::from(crate::USED_F_NO_NOTIFY), virtio_ring::VRING_USED_F_NO_NOTIFY);
     assert_eq!(crate::Features::EVENT_IDX.bits(), 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX);
-    assert_eq!(crate::Features::INDIRECT_DESC.bits(), 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC);
+    assert_eq!(
+        crate::Features::INDIRECT_DESC.bits(),
+        1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC
+    );
     assert!(virtio_config::VIRTIO_F_VERSION_1 >= 32, "not among the bits that Ready carries");
 }

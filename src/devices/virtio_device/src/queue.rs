@@ -21,8 +21,8 @@ use crate::error::{QueueConfigError, QueueError};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice};
 use crate::ring::{
-    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, QueueConfig, RING_ENTRIES, RING_FLAGS, RING_INDEX,
-    USED_F_NO_NOTIFY, UsedElement,
+    AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, QueueConfig, RING_ENTRIES, RING_FLAGS,
+    RING_INDEX, USED_F_NO_NOTIFY, UsedElement,
 };
 
 /// Most buffers in a chain that comes through an indirect table. Drivers may exceed the queue size there although
@@ -226,7 +226,8 @@ impl Queue {
         self.spare.borrow_mut().push(segments);
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         let position = self.next_used.get();
-        let entry = RING_ENTRIES + usize::from(position % self.config.size) * size_of::<UsedElement>();
+        let entry =
+            RING_ENTRIES + usize::from(position % self.config.size) * size_of::<UsedElement>();
         let used = self.used();
         let element = UsedElement { id: u32::from(head).into(), len: written.into() };
         if let Some(slot) = used.get(entry, size_of::<UsedElement>()) {
@@ -273,7 +274,8 @@ impl Queue {
     #[must_use = "chains that came in between are not notified"]
     pub fn enable_notifications(&self) -> bool {
         if self.event_index {
-            let avail_event = RING_ENTRIES + usize::from(self.config.size) * size_of::<UsedElement>();
+            let avail_event =
+                RING_ENTRIES + usize::from(self.config.size) * size_of::<UsedElement>();
             self.used().store_u16(avail_event, self.next_avail.get(), Ordering::Relaxed);
         } else {
             self.used().store_u16(RING_FLAGS, 0, Ordering::Relaxed);
@@ -296,7 +298,9 @@ impl Queue {
     }
 
     fn part(&self, addr: u64, len: u64) -> GuestSlice<'_> {
-        self.memory.slice(addr, len).expect("validated when the queue was made; guest memory does not shrink")
+        self.memory
+            .slice(addr, len)
+            .expect("validated when the queue was made; guest memory does not shrink")
     }
 }
 

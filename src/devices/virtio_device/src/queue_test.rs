@@ -181,7 +181,10 @@ fn malformed_chains_are_the_guests_fault() {
             |driver| driver.raw_descriptor(0, descriptor(0, 16, F::NEXT, 8)),
             QueueError::DescriptorIndex { index: 8, size: 8 },
         ),
-        (|driver| driver.raw_descriptor(0, descriptor(0, 0, F::empty(), 0)), QueueError::ZeroLength),
+        (
+            |driver| driver.raw_descriptor(0, descriptor(0, 0, F::empty(), 0)),
+            QueueError::ZeroLength,
+        ),
         (
             |driver| {
                 driver.raw_descriptor(0, descriptor(0, 1, F::WRITE | F::NEXT, 1));
@@ -222,10 +225,10 @@ fn malformed_chains_are_the_guests_fault() {
         (
             |driver| {
                 let table = driver.config().desc + 16;
-                driver.raw_descriptor(0, descriptor(table, 16, F::INDIRECT, 0));
-                driver.raw_descriptor(1, descriptor(0, 1, F::NEXT, 1));
+                driver.raw_descriptor(0, descriptor(table, 32, F::INDIRECT, 0));
+                driver.raw_descriptor(1, descriptor(0, 1, F::NEXT, 5));
             },
-            QueueError::DescriptorIndex { index: 1, size: 1 },
+            QueueError::DescriptorIndex { index: 5, size: 2 },
         ),
         (|driver| driver.raw_avail_index(8), QueueError::AvailableIndex { ahead: 9, size: 8 }),
     ];
@@ -238,13 +241,21 @@ fn malformed_chains_are_the_guests_fault() {
 
 #[test]
 fn buffers_outside_memory_are_the_guests_fault() {
-    for (addr, len) in [(MEMORY, 1), (MEMORY - 1, 2), (u64::MAX, 1), (u64::MAX - 4, 5), (0, u32::MAX)] {
+    for (addr, len) in
+        [(MEMORY, 1), (MEMORY - 1, 2), (u64::MAX, 1), (u64::MAX - 4, 5), (0, u32::MAX)]
+    {
         let mut driver = plain();
         driver.raw_descriptor(0, descriptor(addr, len, DescriptorFlags::empty(), 0));
-        assert!(matches!(pop_error(&mut driver), QueueError::OutOfRange(_)), "{addr:#x} + {len:#x}");
+        assert!(
+            matches!(pop_error(&mut driver), QueueError::OutOfRange(_)),
+            "{addr:#x} + {len:#x}"
+        );
         let mut driver = plain();
         driver.raw_descriptor(0, descriptor(addr, len & !15 | 16, DescriptorFlags::INDIRECT, 0));
-        assert!(matches!(pop_error(&mut driver), QueueError::OutOfRange(_)), "{addr:#x} + {len:#x}");
+        assert!(
+            matches!(pop_error(&mut driver), QueueError::OutOfRange(_)),
+            "{addr:#x} + {len:#x}"
+        );
     }
 }
 
@@ -260,7 +271,8 @@ fn chains_of_four_gigabytes_are_refused() {
     // Many descriptors name the same memory, so little of it is enough.
     let mut driver = driver(8192, Features::empty());
     for index in 0..8191 {
-        driver.raw_descriptor(index, descriptor(0, MEMORY as u32, DescriptorFlags::NEXT, index + 1));
+        driver
+            .raw_descriptor(index, descriptor(0, MEMORY as u32, DescriptorFlags::NEXT, index + 1));
     }
     assert_eq!(pop_error(&mut driver), QueueError::ChainTooLarge);
 }
@@ -290,14 +302,18 @@ fn malformed_queues_are_refused() {
         (QueueConfig { avail: 0x2001, ..good }, RingPart::AvailableRing),
         (QueueConfig { used: 0x3002, ..good }, RingPart::UsedRing),
     ] {
-        assert!(matches!(refused(config), QueueConfigError::Misaligned { part: p, .. } if p == part));
+        assert!(
+            matches!(refused(config), QueueConfigError::Misaligned { part: p, .. } if p == part)
+        );
     }
     for (config, part) in [
         (QueueConfig { desc: 0x4000, ..good }, RingPart::DescriptorTable),
         (QueueConfig { avail: u64::MAX - 1, ..good }, RingPart::AvailableRing),
         (QueueConfig { used: 0x3ffc, ..good }, RingPart::UsedRing),
     ] {
-        assert!(matches!(refused(config), QueueConfigError::OutOfRange { part: p, .. } if p == part));
+        assert!(
+            matches!(refused(config), QueueConfigError::OutOfRange { part: p, .. } if p == part)
+        );
     }
 }
 

@@ -10,7 +10,9 @@ use crate::memory::GuestMemory;
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 
 /// One entry of a descriptor table, virtio 1.2 §2.7.5 `struct virtq_desc`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Descriptor {
     /// Guest-physical address of the buffer.
@@ -42,7 +44,9 @@ pub const AVAIL_F_NO_INTERRUPT: u16 = 1;
 pub const USED_F_NO_NOTIFY: u16 = 1;
 
 /// One entry of the used ring, virtio 1.2 §2.7.8 `struct virtq_used_elem`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct UsedElement {
     /// Index of the head of the chain that is returned.

@@ -41,7 +41,8 @@ mod event {
     /// The guest broke the protocol: the transport sets `DEVICE_NEEDS_RESET` in the device status (virtio 1.2 §2.1.2).
     pub(super) const NEEDS_RESET: Signals = Signals::USER_3;
     /// Which queue has an interrupt, modulo 4: a transport with a vector for each queue needs to know.
-    pub(super) const QUEUE: [Signals; 4] = [Signals::USER_4, Signals::USER_5, Signals::USER_6, Signals::USER_7];
+    pub(super) const QUEUE: [Signals; 4] =
+        [Signals::USER_4, Signals::USER_5, Signals::USER_6, Signals::USER_7];
 }
 
 /// What is left to do in a queue.
@@ -148,9 +149,19 @@ impl<'a> Io<'a> {
     ///
     /// # Errors
     /// What `zx_object_wait_async` returns.
-    pub fn wait(&self, handle: &impl zx::AsHandleRef, signals: zx::Signals, token: u32) -> Result<(), zx::Status> {
+    pub fn wait(
+        &self,
+        handle: &impl zx::AsHandleRef,
+        signals: zx::Signals,
+        token: u32,
+    ) -> Result<(), zx::Status> {
         let key = Key::Signal { lane: self.lane, token }.encode();
-        handle.as_handle_ref().wait_async_handle(self.port, key, signals, zx::WaitAsyncOpts::empty())
+        handle.as_handle_ref().wait_async_handle(
+            self.port,
+            key,
+            signals,
+            zx::WaitAsyncOpts::empty(),
+        )
     }
 
     /// Something by which any thread can have [`Device::signaled`] called with `token`.
@@ -213,7 +224,8 @@ impl Key {
 
 /// Queues a user packet. Fails only when memory is out or the port is full, and then the device is lost anyway.
 fn post(port: &zx::Port, key: Key) {
-    let packet = zx::Packet::from_user_packet(key.encode(), 0, zx::UserPacket::from_u8_array([0; 32]));
+    let packet =
+        zx::Packet::from_user_packet(key.encode(), 0, zx::UserPacket::from_u8_array([0; 32]));
     if let Err(status) = port.queue(&packet) {
         tracing::error!(%status, ?key, "A wake-up of the device could not be queued");
     }
@@ -313,7 +325,10 @@ impl<D: Device> Worker<D> {
         trap_addr: u64,
         event: zx::Event,
     ) -> std::io::Result<Self> {
-        assert!((1..=64).contains(&devices.len()) && queue_count <= 64, "1 to 64 lanes, up to 64 queues");
+        assert!(
+            (1..=64).contains(&devices.len()) && queue_count <= 64,
+            "1 to 64 lanes, up to 64 queues"
+        );
         let lanes: Vec<_> = devices
             .into_iter()
             .map(|device| {
@@ -359,7 +374,8 @@ impl<D: Device> Worker<D> {
         if self.is_ready {
             return Err(ControlError::AlreadyReady);
         }
-        let slot = self.configs.get_mut(usize::from(queue)).ok_or(ControlError::NoSuchQueue(queue))?;
+        let slot =
+            self.configs.get_mut(usize::from(queue)).ok_or(ControlError::NoSuchQueue(queue))?;
         if slot.is_some() {
             return Err(ControlError::AlreadyConfigured(queue));
         }
@@ -380,7 +396,9 @@ impl<D: Device> Worker<D> {
         for (index, lane) in self.shared.lanes.iter().enumerate() {
             let mut lane = lock(lane);
             for (queue, config) in (0u16..).zip(&self.configs) {
-                let (Some(config), true) = (config, usize::from(queue) % lanes == index) else { continue };
+                let (Some(config), true) = (config, usize::from(queue) % lanes == index) else {
+                    continue;
+                };
                 let made = Queue::new(self.memory.clone(), *config, features)
                     .map_err(|source| ControlError::Queue { queue, source })?;
                 lane.queues[usize::from(queue)] = Some(made);
@@ -457,7 +475,7 @@ impl<D: Device> Shared<D> {
             };
             match (Key::decode(packet.key()), packet.contents()) {
                 (Some(Key::Bell), zx::PacketContents::GuestBell(bell)) => {
-                    let offset = bell.addr().wrapping_sub(self.transport.trap_addr);
+                    let offset = bell.addr.wrapping_sub(self.transport.trap_addr);
                     // What is beyond the last queue is not for anyone.
                     if let Ok(queue) = u16::try_from(offset / NOTIFY_STRIDE) {
                         self.kick(queue);
@@ -473,7 +491,9 @@ impl<D: Device> Shared<D> {
                 }
                 (Some(Key::Rouse), _) => {}
                 (Some(Key::Stop), _) => return,
-                (Some(Key::Bell) | None, _) => tracing::warn!(key = packet.key(), "An unexpected packet"),
+                (Some(Key::Bell) | None, _) => {
+                    tracing::warn!(key = packet.key(), "An unexpected packet")
+                }
             }
         }
     }
@@ -493,7 +513,8 @@ impl<D: Device> Shared<D> {
         if !lane.ready {
             return;
         }
-        let touched = f(&mut lane.device, &Io { queues: &lane.queues, port: &self.port, lane: index as u8 });
+        let touched =
+            f(&mut lane.device, &Io { queues: &lane.queues, port: &self.port, lane: index as u8 });
         self.work(index, lane, touched);
     }
 
@@ -514,7 +535,11 @@ impl<D: Device> Shared<D> {
             }
         }
         if let Some((queue, error)) = broken {
-            tracing::warn!(queue, error = &error as &dyn std::error::Error, "The driver broke the queue protocol; the device needs a reset");
+            tracing::warn!(
+                queue,
+                error = &error as &dyn std::error::Error,
+                "The driver broke the queue protocol; the device needs a reset"
+            );
             *ready = false;
             self.transport.needs_reset();
         }
@@ -522,7 +547,13 @@ impl<D: Device> Shared<D> {
 
     /// Works on one queue until it is empty and the driver knows that it has to notify again, or the device cannot
     /// go on, or others are due.
-    fn rounds(&self, device: &mut D, number: u16, queue: &Queue, io: &Io<'_>) -> Result<(), QueueError> {
+    fn rounds(
+        &self,
+        device: &mut D,
+        number: u16,
+        queue: &Queue,
+        io: &Io<'_>,
+    ) -> Result<(), QueueError> {
         for _ in 0..ROUNDS {
             queue.disable_notifications();
             match device.process(number, io)? {

@@ -1,0 +1,105 @@
+//! Boots a kernel with nothing but system calls and the machine layer: no components, no FIDL, no virtio. The guest's
+//! serial port is on the standard streams.
+//!
+//! Exit status: 0 after a power-off, 2 after a reset, 3 when a vCPU failed, 4 when it could not start, 1 on other errors.
+
+use anyhow::Context as _;
+use futures::executor::block_on;
+use futures::future::poll_fn;
+use std::io::{Read as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use vmm::arch::Kernel;
+use vmm::serial::SerialPort;
+use vmm::vcpu::Outcome;
+use vmm::vm::{VmBuilder, VmConfig};
+
+use fuchsia_zircon::{self as zx, HandleBased as _};
+
+/// Boot a kernel in a virtual machine.
+#[derive(argh::FromArgs)]
+struct Arguments {
+    /// kernel image: bzImage, vmlinux or Zircon boot image
+    #[argh(option)]
+    kernel: std::path::PathBuf,
+    /// initial RAM disk, or Zircon boot image of further items
+    #[argh(option)]
+    initrd: Option<std::path::PathBuf>,
+    /// kernel command line
+    #[argh(option, default = "String::from(\"console=ttyS0\")")]
+    cmdline: String,
+    /// number of vCPUs
+    #[argh(option, default = "1")]
+    cpus: u8,
+    /// RAM in MiB
+    #[argh(option, default = "512")]
+    memory: u64,
+    /// the kernel is Zircon
+    #[argh(switch)]
+    zircon: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments: Arguments = argh::from_env();
+    let outcome = boot(&arguments)?;
+    eprintln!("\nboot: {outcome:?}");
+    Ok(ExitCode::from(match outcome {
+        Outcome::PowerOff => 0,
+        Outcome::Reset => 2,
+        Outcome::VcpuFailure { .. } => 3,
+        Outcome::VcpuStartFailure { .. } => 4,
+        Outcome::ForcedHalt => 1,
+    }))
+}
+
+fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let image = std::fs::read(&arguments.kernel).with_context(|| format!("reading {:?}", arguments.kernel))?;
+    let ramdisk = arguments.initrd.as_ref().map(std::fs::read).transpose().context("reading the initrd")?;
+    // Outside the component framework nobody hands out resources; on Linux none is needed.
+    let resource = zx::Resource::from_handle(zx::Handle::invalid());
+    let config = VmConfig { cpus: arguments.cpus, memory: arguments.memory << 20 };
+    let builder = VmBuilder::new(&resource, &resource, config)?;
+    builder.install_traps()?;
+    let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &arguments.cmdline[..]);
+    let entry = builder.load(if arguments.zircon {
+        Kernel::Zircon { image, ramdisk, command_line }
+    } else {
+        Kernel::Linux { image, ramdisk, device_tree: None, command_line }
+    })?;
+    let mut vm = builder.build(entry);
+    serve_console(vm.serial());
+    let outcome = block_on(vm.start())?;
+    drop(vm);
+    // The console threads stay behind; give the output of the last moments to the terminal.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    Ok(outcome)
+}
+
+/// Connects the serial port with the standard streams, on threads that end with the process.
+fn serve_console(serial: &Arc<dyn SerialPort>) {
+    let output = serial.clone();
+    std::thread::spawn(move || {
+        loop {
+            let bytes = block_on(poll_fn(|cx| output.poll_output(cx)));
+            let mut stdout = std::io::stdout().lock();
+            if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
+                return;
+            }
+        }
+    });
+    let input = serial.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(len @ 1..) = std::io::stdin().read(&mut buffer) {
+            let mut rest = &buffer[..len];
+            while !rest.is_empty() {
+                let taken = block_on(poll_fn(|cx| input.poll_input(cx, rest)));
+                rest = &rest[taken..];
+            }
+        }
+    });
+}

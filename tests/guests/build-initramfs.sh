@@ -1,0 +1,83 @@
+#!/bin/sh
+# Builds a small Linux guest for boot tests: Debian's cloud kernel and an initramfs of busybox and the kernel's virtio
+# modules, from Debian packages, without root.
+#
+#   build-initramfs.sh OUTPUT [KERNEL_PACKAGE]
+#
+# Writes OUTPUT/vmlinuz and OUTPUT/initramfs.cpio.gz. On the kernel command line of the guest:
+#   guest.run=COMMAND   run COMMAND (spaces as commas) instead of a shell, then power off
+#   guest.modules=off   load no virtio modules
+set -eu
+
+output=${1:?usage: build-initramfs.sh OUTPUT [KERNEL_PACKAGE]}
+package=${2:-linux-image-6.1.0-56-cloud-amd64}
+mkdir -p "$output"
+output=$(cd "$output" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT INT TERM
+cd "$work"
+
+# A package downloaded before is used again.
+fetch() {
+    if ! ls "$output/$1"_*.deb >/dev/null 2>&1; then
+        (cd "$output" && apt-get download "$1" >/dev/null)
+    fi
+    dpkg -x "$output/$1"_*.deb "$work/$1"
+}
+
+fetch "$package"
+fetch busybox-static
+cp "$package"/boot/vmlinuz-* "$output/vmlinuz"
+
+root=$work/root
+mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/sys "$root"/tmp "$root"/run "$root"/mnt "$root"/modules
+cp busybox-static/bin/busybox "$root/bin/busybox"
+ln -s busybox "$root/bin/sh"
+
+# In the order in which they must be loaded; those that a flavour has built in are missing here.
+modules="virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console
+    virtio-rng rng-core failover net_failover virtio_net virtio_balloon vsock vmw_vsock_virtio_transport_common
+    vmw_vsock_virtio_transport"
+for module in $modules; do
+    find "$package"/lib/modules -name "$module.ko" -exec cp {} "$root/modules/" \;
+done
+
+cat > "$root/init" <<'INIT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/ TERM=linux PS1='guest# '
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+run=
+modules=on
+for word in $(cat /proc/cmdline); do
+    case $word in
+        guest.run=*) run=$(echo "${word#guest.run=}" | tr , ' ') ;;
+        guest.modules=*) modules=${word#guest.modules=} ;;
+    esac
+done
+if [ "$modules" = on ]; then
+    # Twice: a module that another one needs may come after it.
+    for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci; do
+        insmod /modules/$module.ko 2>/dev/null
+    done
+    for pass in 1 2; do
+        for module in /modules/*.ko; do
+            insmod "$module" 2>/dev/null
+        done
+    done
+fi
+echo "guest: up after $(cut -d' ' -f1 /proc/uptime) s on $(grep -c ^processor /proc/cpuinfo) CPUs"
+if [ -n "$run" ]; then
+    sh -c "$run"
+else
+    setsid cttyhack sh
+fi
+poweroff -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | LC_ALL=C sort | "$root/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1n) > "$output/initramfs.cpio.gz"
+echo "$output/vmlinuz $output/initramfs.cpio.gz"

@@ -1,1 +1,14 @@
-//! Component manager for Linux: manifests, routing, runners and lifecycles.
+//! Component manager for Linux: reads manifests, keeps the tree of instances, routes capabilities between them and runs them as
+//! processes. Everything a running Fuchsia's component framework would do for our components lives here; what a component does itself,
+//! and the system calls below, do not.
+
+#![cfg(target_os = "linux")]
+#![forbid(unsafe_code)]
+
+pub mod builtin_package;
+pub mod cml;
+pub mod decl;
+pub mod model;
+pub mod moniker;
+pub mod name;
+pub mod resolver;

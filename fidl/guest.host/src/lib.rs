@@ -1,0 +1,1 @@
+//! Bindings of the FIDL library guest.host.

@@ -16,6 +16,7 @@ mod error;
 mod exception;
 mod exit;
 mod guest;
+mod host_access;
 mod interp;
 mod memory;
 mod mmu;
@@ -27,3 +28,9 @@ mod segment;
 mod stats;
 mod time;
 mod vcpu;
+
+pub use error::Error;
+pub use exit::{Exit, IoData, VcpuState};
+pub use guest::{BellClosed, BellSink, Guest, MAX_VCPUS, PHYSICAL_ADDRESS_BITS, TrapKind};
+pub use stats::VcpuStats;
+pub use vcpu::{Vcpu, VcpuRemote};

@@ -4,7 +4,14 @@ use crate::ast::{AttributeArgument, Attributes, Constant, Literal, Modifier};
 use crate::diagnostic::Diagnostics;
 
 const ARGUMENTS: [&str; 9] = [
-    "added", "deprecated", "removed", "replaced", "renamed", "note", "platform", "changed",
+    "added",
+    "deprecated",
+    "removed",
+    "replaced",
+    "renamed",
+    "note",
+    "platform",
+    "changed",
     "noreplace",
 ];
 
@@ -22,7 +29,10 @@ fn arguments_exist(arguments: &[AttributeArgument]) -> bool {
     // Whatever is added is added at HEAD or before, and whatever is removed at HEAD or before is
     // gone. Only LEGACY keeps removed elements, and HEAD is not LEGACY.
     !arguments.iter().any(|argument| {
-        argument.name.as_ref().is_some_and(|name| matches!(name.text.as_str(), "removed" | "replaced"))
+        argument
+            .name
+            .as_ref()
+            .is_some_and(|name| matches!(name.text.as_str(), "removed" | "replaced"))
     })
 }
 
@@ -34,7 +44,8 @@ pub(crate) fn check(attributes: &Attributes, diagnostics: &mut Diagnostics) {
     }
     for argument in &attribute.arguments {
         let Some(name) = &argument.name else {
-            diagnostics.error(argument.value.span(), "arguments of `@available` are written `name=value`");
+            diagnostics
+                .error(argument.value.span(), "arguments of `@available` are written `name=value`");
             continue;
         };
         if !ARGUMENTS.contains(&name.text.as_str()) {

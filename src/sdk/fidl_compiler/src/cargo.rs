@@ -64,7 +64,8 @@ pub fn read_library(folder: &Path) -> Result<LibraryFiles, Error> {
     let not_a_library = || Error::NotALibrary(folder.to_owned());
     let name = folder.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_library)?;
     let beside = folder.parent().unwrap_or(Path::new(""));
-    let mut found = LibraryFiles { sources: SourceMap::new(), paths: Vec::new(), name: name.to_owned() };
+    let mut found =
+        LibraryFiles { sources: SourceMap::new(), paths: Vec::new(), name: name.to_owned() };
     let mut seen: BTreeSet<String> = BTreeSet::from([name.to_owned()]);
     let mut queue = vec![(name.to_owned(), folder.to_owned())];
     while let Some((library, folder)) = queue.pop() {

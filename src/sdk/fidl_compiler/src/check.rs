@@ -143,8 +143,10 @@ fn check_size(
     let mut check = |ty: &Type, span: Span| {
         let size = layouts.inline(ty).size;
         if size > MAX_INLINE_SIZE {
-            diagnostics
-                .error(span, format!("{size} bytes are more than the {MAX_INLINE_SIZE} a message can hold"));
+            diagnostics.error(
+                span,
+                format!("{size} bytes are more than the {MAX_INLINE_SIZE} a message can hold"),
+            );
         }
     };
     match &declaration.kind {

@@ -223,7 +223,8 @@ impl Lexer<'_> {
             '&' => TokenKind::Ampersand,
             other => {
                 let span = self.span(start);
-                self.diagnostics.error(span, format!("unexpected character `{}`", other.escape_debug()));
+                self.diagnostics
+                    .error(span, format!("unexpected character `{}`", other.escape_debug()));
                 return;
             }
         };

@@ -16,7 +16,9 @@ fn words(name: &str) -> Vec<String> {
         let next_is_lower = chars.get(i + 1).is_some_and(char::is_ascii_lowercase);
         let starts = c.is_ascii_uppercase()
             && previous.is_some_and(|p| {
-                p.is_ascii_lowercase() || p.is_ascii_digit() || (p.is_ascii_uppercase() && next_is_lower)
+                p.is_ascii_lowercase()
+                    || p.is_ascii_digit()
+                    || (p.is_ascii_uppercase() && next_is_lower)
             });
         if starts && !word.is_empty() {
             words.push(std::mem::take(&mut word));

@@ -65,9 +65,8 @@ impl Parser<'_> {
             }
             "resource_definition" => self.resource_definition()?,
             _ => {
-                return self.unexpected(
-                    "a declaration (`const`, `alias`, `type`, `protocol`, `service`)",
-                );
+                return self
+                    .unexpected("a declaration (`const`, `alias`, `type`, `protocol`, `service`)");
             }
         };
         self.expect(TokenKind::Semicolon)?;
@@ -121,11 +120,8 @@ impl Parser<'_> {
 
     fn payload(&mut self) -> Parsed<Payload> {
         let open = self.expect(TokenKind::OpenParen)?;
-        let layout = if self.at(TokenKind::CloseParen) {
-            None
-        } else {
-            Some(self.type_constructor()?)
-        };
+        let layout =
+            if self.at(TokenKind::CloseParen) { None } else { Some(self.type_constructor()?) };
         let close = self.expect(TokenKind::CloseParen)?;
         Ok(Payload { layout, span: open.span.to(close.span) })
     }

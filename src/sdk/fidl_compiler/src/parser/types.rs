@@ -42,8 +42,7 @@ impl Parser<'_> {
             return Ok(arguments);
         }
         loop {
-            let name = if self.at(TokenKind::Identifier)
-                && self.peek_at(1).kind == TokenKind::Equal
+            let name = if self.at(TokenKind::Identifier) && self.peek_at(1).kind == TokenKind::Equal
             {
                 let name = self.identifier()?;
                 self.next();
@@ -195,7 +194,8 @@ impl Parser<'_> {
         } else {
             if let Some(attribute) = attributes.list.first() {
                 let span = attribute.name.span;
-                self.diagnostics.error(span, "an attribute is not allowed before the name of a type");
+                self.diagnostics
+                    .error(span, "an attribute is not allowed before the name of a type");
             }
             LayoutReference::Named(self.compound_identifier()?)
         };
@@ -263,8 +263,11 @@ impl Parser<'_> {
             return self.unexpected("`struct`, `table`, `union`, `enum` or `bits`");
         };
         let start = self.next().span;
-        let subtype =
-            if self.eat(TokenKind::Colon).is_some() { Some(self.type_constructor()?) } else { None };
+        let subtype = if self.eat(TokenKind::Colon).is_some() {
+            Some(self.type_constructor()?)
+        } else {
+            None
+        };
         if let Some(subtype) = &subtype
             && !matches!(kind, LayoutKind::Enum | LayoutKind::Bits)
         {
@@ -281,8 +284,11 @@ impl Parser<'_> {
             LayoutKind::Struct => {
                 let name = self.identifier()?;
                 let ty = self.type_constructor()?;
-                let default =
-                    if self.eat(TokenKind::Equal).is_some() { Some(self.constant()?) } else { None };
+                let default = if self.eat(TokenKind::Equal).is_some() {
+                    Some(self.constant()?)
+                } else {
+                    None
+                };
                 (name, MemberKind::Field(ty, default))
             }
             LayoutKind::Table | LayoutKind::Union => {

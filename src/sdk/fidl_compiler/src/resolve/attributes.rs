@@ -88,7 +88,9 @@ impl Resolver<'_, '_> {
                     {
                         self.diagnostics.error(
                             span,
-                            format!("`{text}` is not a selector: `Method` or `library/Protocol.Method`"),
+                            format!(
+                                "`{text}` is not a selector: `Method` or `library/Protocol.Method`"
+                            ),
                         );
                     }
                 }
@@ -101,8 +103,10 @@ impl Resolver<'_, '_> {
         if let Some((transport, span)) = self.string_argument(attribute)
             && transport != "Channel"
         {
-            self.diagnostics
-                .error(span, format!("transport `{transport}` is not supported; only `Channel` is"));
+            self.diagnostics.error(
+                span,
+                format!("transport `{transport}` is not supported; only `Channel` is"),
+            );
         }
     }
 

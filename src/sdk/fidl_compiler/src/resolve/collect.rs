@@ -42,7 +42,10 @@ impl<'a> Resolver<'a, '_> {
             if !part.text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()) {
                 self.diagnostics.error(
                     part.span,
-                    format!("`{}` is not a part of a library name: lower case letters and digits only", part.text),
+                    format!(
+                        "`{}` is not a part of a library name: lower case letters and digits only",
+                        part.text
+                    ),
                 );
             }
         }
@@ -96,7 +99,9 @@ impl<'a> Resolver<'a, '_> {
                         Some(false) => {
                             self.diagnostics.error(
                                 *span,
-                                format!("libraries import each other in a cycle: `{name}` and `{used}`"),
+                                format!(
+                                    "libraries import each other in a cycle: `{name}` and `{used}`"
+                                ),
                             );
                         }
                     }
@@ -119,7 +124,10 @@ impl<'a> Resolver<'a, '_> {
             if let Some(first) = imports.iter().find(|i| i.library == used || i.name == name) {
                 self.diagnostics.error_with_note(
                     span,
-                    format!("library `{}` is imported twice, or under a name in use", using.library.text()),
+                    format!(
+                        "library `{}` is imported twice, or under a name in use",
+                        using.library.text()
+                    ),
                     first.span,
                     "first imported here",
                 );
@@ -129,7 +137,12 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    fn collect_declaration(&mut self, library: usize, file: FileId, declared: &'a ast::Declaration) {
+    fn collect_declaration(
+        &mut self,
+        library: usize,
+        file: FileId,
+        declared: &'a ast::Declaration,
+    ) {
         let name = &declared.name.text;
         let kind = match &declared.kind {
             ast::DeclarationKind::Const(ty, value) => RawKind::Const(ty, value),
@@ -157,7 +170,10 @@ impl<'a> Resolver<'a, '_> {
             }
             ast::DeclarationKind::Alias(ty) => {
                 if let LayoutReference::Inline(layout) = &ty.layout {
-                    self.diagnostics.error(layout.span, "an alias names a type; declare a new layout with `type`");
+                    self.diagnostics.error(
+                        layout.span,
+                        "an alias names a type; declare a new layout with `type`",
+                    );
                 }
                 self.collect_inline(library, file, ty, name.clone());
             }
@@ -219,7 +235,8 @@ impl<'a> Resolver<'a, '_> {
         name: String,
     ) {
         if let LayoutReference::Inline(layout) = &ty.layout {
-            let (name, span) = self.generated_name(&layout.attributes).unwrap_or((name.clone(), layout.span));
+            let (name, span) =
+                self.generated_name(&layout.attributes).unwrap_or((name.clone(), layout.span));
             let id = self.declare(
                 library,
                 Raw {
@@ -289,7 +306,12 @@ impl<'a> Resolver<'a, '_> {
                             entry.key()
                         )
                     };
-                    self.diagnostics.error_with_note(span, message, first_span, "first declared here");
+                    self.diagnostics.error_with_note(
+                        span,
+                        message,
+                        first_span,
+                        "first declared here",
+                    );
                 }
             }
         }
@@ -299,9 +321,8 @@ impl<'a> Resolver<'a, '_> {
         let declared: Vec<(String, Span)> = {
             let raw = &self.libraries[library];
             let firsts = raw.by_name.iter();
-            let mut firsts: Vec<_> = firsts
-                .map(|(name, index)| (name.clone(), raw.declarations[*index].span))
-                .collect();
+            let mut firsts: Vec<_> =
+                firsts.map(|(name, index)| (name.clone(), raw.declarations[*index].span)).collect();
             firsts.sort_by_key(|(_, span)| *span);
             firsts
         };

@@ -26,7 +26,12 @@ fn parse_integer(text: &str) -> Option<i128> {
 
 impl<'a> Resolver<'a, '_> {
     /// The value of a constant expression as a value of type `ty`; reports what does not fit.
-    pub(super) fn evaluate(&mut self, scope: Scope, constant: &Constant, ty: &Type) -> Option<Value> {
+    pub(super) fn evaluate(
+        &mut self,
+        scope: Scope,
+        constant: &Constant,
+        ty: &Type,
+    ) -> Option<Value> {
         match constant {
             Constant::Literal(literal, span) => self.literal(literal, *span, ty),
             Constant::Or(terms, span) => {
@@ -148,8 +153,7 @@ impl<'a> Resolver<'a, '_> {
         self.constants.insert(id, Memo::Running);
         self.references += 1;
         let scope = self.scope_of(id);
-        let result =
-            self.resolve_type(scope, ty).and_then(|ty| self.evaluate(scope, value, &ty));
+        let result = self.resolve_type(scope, ty).and_then(|ty| self.evaluate(scope, value, &ty));
         self.references -= 1;
         self.constants.insert(id, Memo::Done(result.clone()));
         result
@@ -231,8 +235,7 @@ impl<'a> Resolver<'a, '_> {
         self.references += 1;
         let scope = self.scope_of(id);
         let underlying = self.underlying(scope, layout);
-        let result =
-            underlying.and_then(|ty| self.evaluate(scope, value, &Type::Primitive(ty)));
+        let result = underlying.and_then(|ty| self.evaluate(scope, value, &Type::Primitive(ty)));
         self.references -= 1;
         match result {
             Some(Value::Int(value)) => Some(value),

@@ -25,7 +25,8 @@ impl<'a> Resolver<'a, '_> {
             self.check_declaration_names(id.library);
         }
         let raw = self.raw(id);
-        let (attributes, kind, span, anonymous) = (raw.attributes, raw.kind, raw.span, raw.anonymous);
+        let (attributes, kind, span, anonymous) =
+            (raw.attributes, raw.kind, raw.span, raw.anonymous);
         let place = match kind {
             RawKind::Const(..) => Place::Const,
             RawKind::Alias(_) => Place::Alias,
@@ -92,18 +93,30 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    fn layout_modifiers(&mut self, layout: &ast::Layout, modifiers: &[Modifier]) -> LayoutModifiers {
+    fn layout_modifiers(
+        &mut self,
+        layout: &ast::Layout,
+        modifiers: &[Modifier],
+    ) -> LayoutModifiers {
         let mut strict: Option<(bool, Span)> = None;
         let mut resource: Option<Span> = None;
         for modifier in modifiers.iter().filter(|m| availability::applies_at_head(m)) {
             let span = modifier.word.span;
             let word = modifier.word.text.as_str();
             if word == "resource" {
-                if !matches!(layout.kind, LayoutKind::Struct | LayoutKind::Table | LayoutKind::Union) {
+                if !matches!(
+                    layout.kind,
+                    LayoutKind::Struct | LayoutKind::Table | LayoutKind::Union
+                ) {
                     self.diagnostics.error(span, "`resource` is for structs, tables and unions");
                 }
                 if let Some(first) = resource.replace(span) {
-                    self.diagnostics.error_with_note(span, "`resource` is given twice", first, "first given here");
+                    self.diagnostics.error_with_note(
+                        span,
+                        "`resource` is given twice",
+                        first,
+                        "first given here",
+                    );
                 }
                 continue;
             }
@@ -177,8 +190,7 @@ impl<'a> Resolver<'a, '_> {
         for member in members {
             let MemberKind::Field(ty, default) = &member.kind else { continue };
             let Some(resolved) = self.resolve_type(scope, ty) else { continue };
-            let default =
-                default.as_ref().and_then(|value| self.evaluate(scope, value, &resolved));
+            let default = default.as_ref().and_then(|value| self.evaluate(scope, value, &resolved));
             fields.push(Field {
                 name: member.name.text.clone(),
                 span: member.name.span,

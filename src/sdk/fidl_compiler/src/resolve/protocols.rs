@@ -50,7 +50,8 @@ impl<'a> Resolver<'a, '_> {
             }
             let Some(other) = self.composable(scope, &composition.protocol) else { continue };
             if composed.contains(&other) {
-                self.diagnostics.error(composition.protocol.span, "this protocol is composed twice");
+                self.diagnostics
+                    .error(composition.protocol.span, "this protocol is composed twice");
                 continue;
             }
             composed.push(other);
@@ -211,7 +212,8 @@ impl<'a> Resolver<'a, '_> {
                     (_, true) => "a two-way method",
                     (_, false) => "a one-way method",
                 };
-                let implicit = if chosen.is_none() { " (methods are flexible by default)" } else { "" };
+                let implicit =
+                    if chosen.is_none() { " (methods are flexible by default)" } else { "" };
                 self.diagnostics.error(
                     span,
                     format!(
@@ -273,11 +275,15 @@ impl<'a> Resolver<'a, '_> {
         let mut ordinals: HashMap<u64, (String, Span)> = HashMap::new();
         for method in methods.iter() {
             let entry = (method.name.clone(), method.span);
-            if let Some((first, span)) = names.insert(lower_snake_case(&method.name), entry.clone()) {
+            if let Some((first, span)) = names.insert(lower_snake_case(&method.name), entry.clone())
+            {
                 let message = if first == method.name {
                     format!("method `{first}` is declared twice")
                 } else {
-                    format!("method `{}` clashes with `{first}`: they are one name in canonical form", method.name)
+                    format!(
+                        "method `{}` clashes with `{first}`: they are one name in canonical form",
+                        method.name
+                    )
                 };
                 self.diagnostics.error_with_note(method.span, message, span, "first declared here");
             } else if let Some((first, span)) = ordinals.insert(method.ordinal, entry) {
@@ -294,7 +300,10 @@ impl<'a> Resolver<'a, '_> {
             if method.ordinal == 0 {
                 self.diagnostics.error(
                     method.span,
-                    format!("the ordinal of `{}` is 0, which is not valid; use `@selector`", method.name),
+                    format!(
+                        "the ordinal of `{}` is 0, which is not valid; use `@selector`",
+                        method.name
+                    ),
                 );
             }
         }

@@ -48,8 +48,11 @@ impl<'a> Resolver<'a, '_> {
                 Some(primitive)
             }
             _ => {
-                let want =
-                    if layout.kind == LayoutKind::Enum { "an integer" } else { "an unsigned integer" };
+                let want = if layout.kind == LayoutKind::Enum {
+                    "an integer"
+                } else {
+                    "an unsigned integer"
+                };
                 self.diagnostics.error(subtype.span, format!("the underlying type must be {want}"));
                 None
             }
@@ -110,14 +113,19 @@ impl<'a> Resolver<'a, '_> {
         match self.raw(id).kind {
             RawKind::Layout(_) => Some(Type::Declared { id, optional: false }),
             RawKind::Alias(_) => self.alias(id),
-            RawKind::Resource(_) => {
-                Some(Type::Handle { resource: id, subtype: 0, rights: SAME_RIGHTS, optional: false })
-            }
+            RawKind::Resource(_) => Some(Type::Handle {
+                resource: id,
+                subtype: 0,
+                rights: SAME_RIGHTS,
+                optional: false,
+            }),
             RawKind::Protocol(_) => {
                 let name = self.raw(id).name.clone();
                 self.diagnostics.error(
                     span,
-                    format!("`{name}` is a protocol; use `client_end:{name}` or `server_end:{name}`"),
+                    format!(
+                        "`{name}` is a protocol; use `client_end:{name}` or `server_end:{name}`"
+                    ),
                 );
                 None
             }
@@ -188,8 +196,10 @@ impl<'a> Resolver<'a, '_> {
                 match inner_type {
                     Type::Declared { id, .. } if self.is_struct(id) => Type::Box(id),
                     _ => {
-                        self.diagnostics
-                            .error(inner.span, "only a struct can be boxed; other types take `:optional`");
+                        self.diagnostics.error(
+                            inner.span,
+                            "only a struct can be boxed; other types take `:optional`",
+                        );
                         return None;
                     }
                 }
@@ -257,7 +267,8 @@ impl<'a> Resolver<'a, '_> {
         let mut optional = false;
         for constraint in constraints {
             if optional || !is_word(constraint, "optional") {
-                self.diagnostics.error(constraint.span(), format!("`{word}` has no such constraint"));
+                self.diagnostics
+                    .error(constraint.span(), format!("`{word}` has no such constraint"));
                 return None;
             }
             optional = true;

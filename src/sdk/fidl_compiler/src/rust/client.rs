@@ -100,15 +100,21 @@ impl Generator<'_> {
         let alone = events().count() == 1 && !has_unknown;
         for event in events() {
             let payload = &event.response;
-            let fields: String =
-                payload.parameters.iter().map(|p| format!("        {}: {},\n", p.name, p.owned)).collect();
+            let fields: String = payload
+                .parameters
+                .iter()
+                .map(|p| format!("        {}: {},\n", p.name, p.owned))
+                .collect();
             let documented: String = payload
                 .parameters
                 .iter()
-                .map(|p| format!("        /// The event's `{0}`.\n        {0}: {1},\n", p.name, p.owned))
+                .map(|p| {
+                    format!("        /// The event's `{0}`.\n        {0}: {1},\n", p.name, p.owned)
+                })
                 .collect();
             let _ = fields;
-            variants += &doc_comment("    ", &event.doc, &format!("The event `{}`.", event.fidl_name));
+            variants +=
+                &doc_comment("    ", &event.doc, &format!("The event `{}`.", event.fidl_name));
             variants += &format!("    {} {{\n{documented}    }},\n", event.camel);
             let names = payload.names();
             intos += &fill(
@@ -121,14 +127,21 @@ impl Generator<'_> {
                     ("owned", &payload.owned()),
                     ("names", &names),
                     ("value", &payload.pattern()),
-                    ("other", if alone { "" } else { "            _ => ::std::option::Option::None,\n" }),
+                    (
+                        "other",
+                        if alone { "" } else { "            _ => ::std::option::Option::None,\n" },
+                    ),
                 ],
             );
             let members: String = payload
                 .parameters
                 .iter()
                 .map(|p| {
-                    let value = if payload.flattened { format!("body.{}", p.name) } else { "body".to_owned() };
+                    let value = if payload.flattened {
+                        format!("body.{}", p.name)
+                    } else {
+                        "body".to_owned()
+                    };
                     format!("{}: {value}, ", p.name)
                 })
                 .collect();
@@ -153,23 +166,27 @@ impl Generator<'_> {
     }
 }
 
-const INTERFACE_ONE_WAY: &str = "$doc    fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error>;
+const INTERFACE_ONE_WAY: &str =
+    "$doc    fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error>;
 
 ";
 
-const INTERFACE_IMPL_ONE_WAY: &str = "    fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
+const INTERFACE_IMPL_ONE_WAY: &str =
+    "    fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
         self.client.send($ordinal, $flags, $closure)
     }
 
 ";
 
-const PROXY_ONE_WAY: &str = "$doc    pub fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
+const PROXY_ONE_WAY: &str =
+    "$doc    pub fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
         <Self as ${name}ProxyInterface>::$snake(self, $arguments)
     }
 
 ";
 
-const SYNC_ONE_WAY: &str = "$doc    pub fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
+const SYNC_ONE_WAY: &str =
+    "$doc    pub fn $snake(&self, $declared) -> ::std::result::Result<(), fidl::Error> {
         self.client.send($ordinal, $flags, $closure)
     }
 
@@ -195,7 +212,8 @@ const INTERFACE_IMPL_TWO_WAY: &str = "    type $future = fidl::client::QueryResp
 
 ";
 
-const PROXY_TWO_WAY: &str = "$doc    pub fn $snake(&self, $declared) -> fidl::client::QueryResponseFut<$response> {
+const PROXY_TWO_WAY: &str =
+    "$doc    pub fn $snake(&self, $declared) -> fidl::client::QueryResponseFut<$response> {
         <Self as ${name}ProxyInterface>::$snake(self, $arguments)
     }
 

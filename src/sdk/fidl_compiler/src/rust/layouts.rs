@@ -83,7 +83,8 @@ impl Generator<'_> {
                 "        if let ::std::option::Option::Some(member) = {binding} {{\n            encoder.{function}::<{marker}>({lent}, envelopes + {}, depth)?;\n        }}\n",
                 (ordinal - 1) * 8
             );
-            decodes += &format!("            {field}: table.member::<{marker}>(decoder, {ordinal})?,\n");
+            decodes +=
+                &format!("            {field}: table.member::<{marker}>(decoder, {ordinal})?,\n");
         }
         let clone = if t.resource { "" } else { ", Clone" };
         let encode_depth = if t.members.is_empty() { "_" } else { "depth" };
@@ -124,7 +125,8 @@ impl Generator<'_> {
         for member in &u.members {
             let (variant, ordinal) = (type_name(&member.name), member.ordinal);
             let marker = self.marker(&member.ty);
-            variants += &doc_comment("    ", &member.doc, &format!("The member `{}`.", member.name));
+            variants +=
+                &doc_comment("    ", &member.doc, &format!("The member `{}`.", member.name));
             variants += &format!("    {variant}({}),\n", self.owned(&member.ty));
             ordinals += &format!("            Self::{variant}(_) => {ordinal},\n");
             let lent = if u.resource {
@@ -142,10 +144,12 @@ impl Generator<'_> {
             );
         }
         if u.strict {
-            decodes += "            _ => ::std::result::Result::Err(fidl::Error::UnknownUnionTag),\n";
+            decodes +=
+                "            _ => ::std::result::Result::Err(fidl::Error::UnknownUnionTag),\n";
         } else {
             variants += "    /// A member that this library does not know. Match it with `_`.\n    #[doc(hidden)]\n    __SourceBreaking {\n        /// The ordinal on the wire.\n        unknown_ordinal: u64,\n    },\n";
-            ordinals += "            Self::__SourceBreaking { unknown_ordinal } => *unknown_ordinal,\n";
+            ordinals +=
+                "            Self::__SourceBreaking { unknown_ordinal } => *unknown_ordinal,\n";
             encodes += "            Self::__SourceBreaking { .. } => ::std::result::Result::Err(fidl::Error::UnknownUnionTag),\n";
             decodes += "            unknown_ordinal => {\n                decoder.skip_union_member(offset, depth)?;\n                ::std::result::Result::Ok(Self::__SourceBreaking { unknown_ordinal })\n            }\n";
         }

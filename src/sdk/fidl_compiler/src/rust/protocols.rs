@@ -6,7 +6,7 @@ use super::names::{method_name, type_name, value_name};
 use crate::ir::{
     DeclId, Declaration, DeclarationKind, Method, MethodKind, Protocol, Service, Struct, Type,
 };
-use crate::names::lower_snake_case;
+use crate::names::{lower_snake_case, upper_camel_case};
 
 /// A payload, seen as Rust parameters.
 pub(super) struct Payload {
@@ -143,7 +143,12 @@ impl Generator<'_> {
                 };
                 let encode =
                     format!("{}(payload, __encoder, __offset, __depth)", self.encode_path(&ty));
-                Payload { parameters: vec![parameter], marker: Some(marker), encode, flattened: false }
+                Payload {
+                    parameters: vec![parameter],
+                    marker: Some(marker),
+                    encode,
+                    flattened: false,
+                }
             }
         }
     }
@@ -165,7 +170,7 @@ impl Generator<'_> {
 
     pub(super) fn parts(&self, method: &Method) -> Parts {
         Parts {
-            camel: type_name(&method.name),
+            camel: upper_camel_case(&method.name),
             snake: method_name(&method.name),
             fidl_name: lower_snake_case(&method.name),
             ordinal: format!("{:#x}", method.ordinal),
@@ -227,7 +232,11 @@ impl Generator<'_> {
         self.out.doc("", &declaration.doc, &format!("The service `{}`.", declaration.name));
         self.out.emit(
             SERVICE,
-            &[("name", &format!("{name}Marker")), ("service_name", &service_name), ("members", &members)],
+            &[
+                ("name", &format!("{name}Marker")),
+                ("service_name", &service_name),
+                ("members", &members),
+            ],
         );
     }
 }

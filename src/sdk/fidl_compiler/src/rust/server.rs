@@ -27,15 +27,23 @@ impl Generator<'_> {
                 .request
                 .parameters
                 .iter()
-                .map(|p| format!("        /// The request's `{0}`.\n        {0}: {1},\n", p.name, p.owned))
+                .map(|p| {
+                    format!(
+                        "        /// The request's `{0}`.\n        {0}: {1},\n",
+                        p.name, p.owned
+                    )
+                })
                 .collect();
             let members: String = method
                 .request
                 .parameters
                 .iter()
                 .map(|p| {
-                    let value =
-                        if method.request.flattened { format!("body.{}", p.name) } else { "body".to_owned() };
+                    let value = if method.request.flattened {
+                        format!("body.{}", p.name)
+                    } else {
+                        "body".to_owned()
+                    };
                     format!("                    {}: {value},\n", p.name)
                 })
                 .collect();
@@ -46,12 +54,14 @@ impl Generator<'_> {
             };
             let owned: String =
                 method.request.parameters.iter().map(|p| format!("{}, ", p.owned)).collect();
-            let into_type = if owned.is_empty() { tail_type.clone() } else { format!("({owned}{tail_type})") };
+            let into_type =
+                if owned.is_empty() { tail_type.clone() } else { format!("({owned}{tail_type})") };
             let arguments = method.request.names();
             let into_value =
                 if arguments.is_empty() { tail.to_owned() } else { format!("({arguments}{tail})") };
             let marker = method.request.body_marker();
-            let doc = doc_comment("    ", &method.doc, &format!("A call of `{}`.", method.fidl_name));
+            let doc =
+                doc_comment("    ", &method.doc, &format!("A call of `{}`.", method.fidl_name));
             let values = [
                 ("name", name),
                 ("doc", doc.as_str()),
@@ -69,7 +79,10 @@ impl Generator<'_> {
                 ("marker", &marker),
                 ("body", if method.request.marker.is_some() { "body" } else { "()" }),
                 ("way", if two_way { "expect_two_way" } else { "expect_one_way" }),
-                ("other", if alone { "" } else { "            _ => ::std::option::Option::None,\n" }),
+                (
+                    "other",
+                    if alone { "" } else { "            _ => ::std::option::Option::None,\n" },
+                ),
             ];
             variants += &fill(REQUEST_VARIANT, &values);
             intos += &fill(REQUEST_INTO, &values);
@@ -133,11 +146,8 @@ impl Generator<'_> {
         let success = payload.success_marker();
         let size = format!("<{success} as fidl::encoding::WireType>::SIZE");
         // An empty response has no parameters and encodes nothing.
-        let closure_arguments = if payload.marker.is_some() {
-            "__encoder, __offset, __depth"
-        } else {
-            "_, _, _"
-        };
+        let closure_arguments =
+            if payload.marker.is_some() { "__encoder, __offset, __depth" } else { "_, _, _" };
         let pattern = payload.pattern();
         let (declared, arguments, closure) = match &method.error {
             Some((marker, error)) => (
@@ -150,7 +160,9 @@ impl Generator<'_> {
             None if method.has_result_union => (
                 payload.declared(),
                 payload.names(),
-                format!("|__encoder| __encoder.success_body({size}, |{closure_arguments}| {encode})"),
+                format!(
+                    "|__encoder| __encoder.success_body({size}, |{closure_arguments}| {encode})"
+                ),
             ),
             None => (payload.declared(), payload.names(), body_closure(payload)),
         };
@@ -194,7 +206,8 @@ $members                    $tail: $tail_value,
             }
 ";
 
-const UNKNOWN_VARIANT_AJAR: &str = "    /// A one-way call of a method that this library does not know.
+const UNKNOWN_VARIANT_AJAR: &str =
+    "    /// A one-way call of a method that this library does not know.
     #[non_exhaustive]
     _UnknownMethod {
         /// The method's ordinal.
@@ -314,7 +327,8 @@ $events}
 
 ";
 
-const RESPONDER: &str = "/// Answers a call of `$fidl_name`. Dropping it unsent ends the connection.
+const RESPONDER: &str =
+    "/// Answers a call of `$fidl_name`. Dropping it unsent ends the connection.
 #[derive(Debug)]
 #[must_use = \"dropping a responder unsent ends the connection\"]
 pub struct ${name}${camel}Responder {

@@ -63,9 +63,8 @@ impl Generator<'_> {
                 variants += &format!("    {variant},\n");
                 into += &format!("            Self::{variant} => {value},\n");
             }
-            from += &format!(
-                "            {value} => ::std::option::Option::Some(Self::{variant}),\n"
-            );
+            from +=
+                &format!("            {value} => ::std::option::Option::Some(Self::{variant}),\n");
         }
         self.out.doc("", &declaration.doc, &format!("The enum `{}`.", declaration.name));
         let template = if e.strict { STRICT_ENUM } else { FLEXIBLE_ENUM };
@@ -100,7 +99,8 @@ impl Generator<'_> {
             members +=
                 &format!("        const {} = {:#x};\n", constant_name(&member.name), member.value);
         }
-        let doc = doc_comment("    ", &declaration.doc, &format!("The bits `{}`.", declaration.name));
+        let doc =
+            doc_comment("    ", &declaration.doc, &format!("The bits `{}`.", declaration.name));
         let decode = if b.strict {
             "Self::from_bits(raw).ok_or(fidl::Error::InvalidBitsValue)"
         } else {

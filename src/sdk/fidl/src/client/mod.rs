@@ -1,0 +1,281 @@
+//! Clients of a protocol: asynchronous here, blocking in [`sync`].
+
+mod events;
+mod interests;
+pub mod sync;
+
+pub use events::{EventMessage, EventReceiver};
+
+use crate::encoding::{
+    DynamicFlags, EPITAPH_ORDINAL, Encoder, TransactionHeader, WireType, decode_body, with_buffers,
+};
+use crate::{AsyncChannel, Error, Result};
+use fuchsia_zircon::{MessageBufEtc, Status};
+use interests::Interests;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+/// A client, shared by a proxy, its clones, its event stream and its calls.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<ClientInner>,
+}
+
+#[derive(Debug)]
+struct ClientInner {
+    channel: AsyncChannel,
+    /// Apart from the channel, as the channel holds a waker, which holds this.
+    interests: Arc<Interests>,
+    /// `interests` as a waker.
+    waker: Waker,
+    protocol_name: &'static str,
+}
+
+/// The status of an epitaph.
+fn epitaph_status(message: &mut MessageBufEtc) -> Result<Status> {
+    let (bytes, handles) = message.split_mut();
+    let (_, body) = TransactionHeader::split(bytes)?;
+    decode_body::<i32>(body, handles).map(Status::from_raw)
+}
+
+impl ClientInner {
+    fn closed(&self, status: Status) -> Error {
+        Error::ClientChannelClosed { status, protocol_name: self.protocol_name }
+    }
+
+    /// Reads messages and gives them to whom they are for, until `ready` has a result. `ready` is
+    /// asked first, and gets the caller's waker to keep.
+    fn poll_until<T>(
+        &self,
+        cx: &Context<'_>,
+        mut ready: impl FnMut(&Interests, &Waker) -> Option<Result<T>>,
+    ) -> Poll<Result<T>> {
+        loop {
+            if let Some(result) = ready(&self.interests, cx.waker()) {
+                return Poll::Ready(result);
+            }
+            let mut message = MessageBufEtc::new();
+            // Whoever polls last, all that wait are woken.
+            let mut shared = Context::from_waker(&self.waker);
+            match ready!(self.channel.recv_etc_from(&mut shared, &mut message)) {
+                Ok(()) => self.dispatch(message),
+                Err(Status::PEER_CLOSED) => self.interests.end(self.closed(Status::PEER_CLOSED)),
+                Err(status) => self.interests.end(Error::ClientRead(status)),
+            }
+        }
+    }
+
+    fn dispatch(&self, mut message: MessageBufEtc) {
+        let header = match TransactionHeader::split(message.bytes()) {
+            Ok((header, _)) => header,
+            Err(error) => return self.interests.end(error),
+        };
+        if header.is_epitaph() {
+            let error = match epitaph_status(&mut message) {
+                Ok(status) => self.closed(status),
+                Err(error) => error,
+            };
+            self.interests.end(error);
+        } else if header.ordinal == EPITAPH_ORDINAL {
+            self.interests.end(Error::InvalidResponseTxid);
+        } else if header.tx_id == 0 {
+            self.interests.event(message);
+        } else {
+            self.interests.response(header.tx_id, message);
+        }
+    }
+}
+
+impl Client {
+    /// A client on a channel. `protocol_name` is for errors.
+    pub fn new(channel: AsyncChannel, protocol_name: &'static str) -> Client {
+        let interests = Arc::new(Interests::default());
+        let waker = Waker::from(interests.clone());
+        Client { inner: Arc::new(ClientInner { channel, interests, waker, protocol_name }) }
+    }
+
+    /// The channel.
+    pub fn as_channel(&self) -> &AsyncChannel {
+        &self.inner.channel
+    }
+
+    /// The channel back.
+    ///
+    /// # Errors
+    ///
+    /// The client itself, while it is shared or a call is not answered.
+    pub fn into_channel(self) -> Result<AsyncChannel, Client> {
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) if inner.interests.is_idle() => Ok(inner.channel),
+            Ok(inner) => Err(Client { inner: Arc::new(inner) }),
+            Err(inner) => Err(Client { inner }),
+        }
+    }
+
+    /// The events.
+    ///
+    /// # Panics
+    ///
+    /// If they were taken before and not dropped.
+    pub fn take_event_receiver(&self) -> EventReceiver {
+        assert!(self.inner.interests.take_events(), "the event stream was already taken");
+        EventReceiver::new(self.inner.clone())
+    }
+
+    fn write(
+        &self,
+        tx_id: u32,
+        ordinal: u64,
+        flags: DynamicFlags,
+        encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
+    ) -> Result<()> {
+        with_buffers(|bytes, handles| {
+            bytes.extend_from_slice(&TransactionHeader::new(tx_id, ordinal, flags).to_bytes());
+            encode(&mut Encoder::new(bytes, handles))?;
+            match self.inner.channel.write_etc(bytes, handles) {
+                // Whoever reads finds out why, maybe from an epitaph.
+                Ok(()) | Err(Status::PEER_CLOSED) => Ok(()),
+                Err(status) => Err(Error::ClientWrite(status)),
+            }
+        })
+    }
+
+    /// Calls a one-way method.
+    ///
+    /// # Errors
+    ///
+    /// A parameter breaks a bound of its type, or [`Error::ClientWrite`]. That the server is gone is
+    /// no error.
+    pub fn send(
+        &self,
+        ordinal: u64,
+        flags: DynamicFlags,
+        encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.write(0, ordinal, flags, encode)
+    }
+
+    /// Calls a two-way method. The request is sent at once; the future has the response, or what
+    /// went wrong when it was sent.
+    pub fn send_query_and_decode<M: WireType, T>(
+        &self,
+        ordinal: u64,
+        flags: DynamicFlags,
+        encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
+        convert: impl FnOnce(M::Owned) -> Result<T> + Send + 'static,
+    ) -> QueryResponseFut<T> {
+        let tx_id = self.inner.interests.register();
+        if let Err(error) = self.write(tx_id, ordinal, flags, encode) {
+            self.inner.interests.forget(tx_id);
+            return QueryResponseFut { state: State::Failed(error) };
+        }
+        // The closures that come here have no state, so the box does not allocate.
+        let decode: Decode<T> =
+            Box::new(move |body, handles| convert(decode_body::<M>(body, handles)?));
+        let client = self.inner.clone();
+        QueryResponseFut {
+            state: State::Waiting(Waiting { client, tx_id, ordinal, decode: Some(decode) }),
+        }
+    }
+}
+
+type Decode<T> =
+    Box<dyn FnOnce(&[u8], &mut [fuchsia_zircon::HandleInfo]) -> Result<T> + Send + 'static>;
+
+struct Waiting<T> {
+    client: Arc<ClientInner>,
+    tx_id: u32,
+    ordinal: u64,
+    /// Taken when the response is there.
+    decode: Option<Decode<T>>,
+}
+
+enum State<T> {
+    Failed(Error),
+    Waiting(Waiting<T>),
+    Done,
+}
+
+/// The response to a call.
+#[must_use = "futures do nothing unless they are awaited or polled"]
+pub struct QueryResponseFut<T> {
+    state: State<T>,
+}
+
+impl<T> fmt::Debug for QueryResponseFut<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.state {
+            State::Failed(error) => f.debug_tuple("QueryResponseFut").field(error).finish(),
+            State::Waiting(waiting) => {
+                f.debug_struct("QueryResponseFut").field("tx_id", &waiting.tx_id).finish()
+            }
+            State::Done => f.write_str("QueryResponseFut(done)"),
+        }
+    }
+}
+
+impl<T> QueryResponseFut<T> {
+    /// The future, if the request could be sent.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong when it was sent.
+    pub fn check(mut self) -> Result<Self> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Failed(error) => Err(error),
+            state => Ok(QueryResponseFut { state }),
+        }
+    }
+}
+
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        if self.decode.is_some() {
+            self.client.interests.discard(self.tx_id);
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<T>> {
+        let tx_id = self.tx_id;
+        let response =
+            self.client.poll_until(cx, |interests, waker| interests.take_response(tx_id, waker));
+        let received = ready!(response);
+        let Some(decode) = self.decode.take() else {
+            return Poll::Ready(Err(Error::PollAfterCompletion));
+        };
+        Poll::Ready(received.and_then(|mut message| {
+            let (bytes, handles) = message.split_mut();
+            let (header, body) = TransactionHeader::split(bytes)?;
+            if header.ordinal != self.ordinal {
+                return Err(Error::InvalidResponseOrdinal);
+            }
+            decode(body, handles)
+        }))
+    }
+}
+
+impl<T> Unpin for QueryResponseFut<T> {}
+
+impl<T> Future for QueryResponseFut<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let result = match &mut self.state {
+            State::Waiting(waiting) => ready!(waiting.poll(cx)),
+            State::Failed(error) => Err(error.clone()),
+            State::Done => Err(Error::PollAfterCompletion),
+        };
+        self.state = State::Done;
+        Poll::Ready(result)
+    }
+}
+
+impl<T> futures::future::FusedFuture for QueryResponseFut<T> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}

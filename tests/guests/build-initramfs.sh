@@ -60,11 +60,11 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 if [ "$modules" = on ]; then
-    # Twice: a module that another one needs may come after it.
+    # Several passes: a module that another one needs may come after it.
     for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci; do
         insmod /modules/$module.ko 2>/dev/null
     done
-    for pass in 1 2; do
+    for pass in 1 2 3; do
         for module in /modules/*.ko; do
             insmod "$module" 2>/dev/null
         done

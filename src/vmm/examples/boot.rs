@@ -57,8 +57,10 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let image = std::fs::read(&arguments.kernel).with_context(|| format!("reading {:?}", arguments.kernel))?;
-    let ramdisk = arguments.initrd.as_ref().map(std::fs::read).transpose().context("reading the initrd")?;
+    let image = std::fs::read(&arguments.kernel)
+        .with_context(|| format!("reading {:?}", arguments.kernel))?;
+    let ramdisk =
+        arguments.initrd.as_ref().map(std::fs::read).transpose().context("reading the initrd")?;
     // Outside the component framework nobody hands out resources; on Linux none is needed.
     let resource = zx::Resource::from_handle(zx::Handle::invalid());
     let config = VmConfig { cpus: arguments.cpus, memory: arguments.memory << 20 };

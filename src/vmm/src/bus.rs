@@ -36,8 +36,16 @@ impl Bus {
     /// # Errors
     ///
     /// [`BusConflict`] if the range is empty or taken.
-    pub fn insert(&mut self, range: Range<u64>, device: Arc<dyn BusDevice>) -> Result<(), BusConflict> {
-        let overlaps = self.devices.range(..range.end).next_back().is_some_and(|(_, (end, _))| *end > range.start);
+    pub fn insert(
+        &mut self,
+        range: Range<u64>,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), BusConflict> {
+        let overlaps = self
+            .devices
+            .range(..range.end)
+            .next_back()
+            .is_some_and(|(_, (end, _))| *end > range.start);
         if range.is_empty() || overlaps {
             return Err(BusConflict { range });
         }

@@ -12,4 +12,5 @@ pub mod memory;
 pub mod pci;
 pub mod serial;
 pub mod vcpu;
+pub mod virtio_pci;
 pub mod vm;

@@ -188,7 +188,9 @@ impl VcpuThreads {
             Ok(handle) => lock(&self.threads).push(handle),
             Err(error) => {
                 tracing::error!(cpu, %error, "Could not start a vCPU thread");
-                self.context.ending.end(Outcome::VcpuStartFailure { cpu, status: zx::Status::NO_RESOURCES });
+                self.context
+                    .ending
+                    .end(Outcome::VcpuStartFailure { cpu, status: zx::Status::NO_RESOURCES });
                 self.context.ending.thread_ended();
             }
         }
@@ -246,7 +248,9 @@ impl VcpuThreads {
             zx::PacketContents::GuestMem(packet) => {
                 arch::vcpu::handle_mem(&context.mmio, context.memory.as_ref(), vcpu, &packet)
             }
-            zx::PacketContents::GuestIo(packet) => arch::vcpu::handle_io(&context.platform, vcpu, &packet),
+            zx::PacketContents::GuestIo(packet) => {
+                arch::vcpu::handle_io(&context.platform, vcpu, &packet)
+            }
             zx::PacketContents::GuestVcpu(zx::GuestVcpuPacket::Interrupt { mask, vector }) => {
                 for target in (0..u64::BITS).filter(|bit| mask & (1 << bit) != 0) {
                     context.handles.interrupt(target, vector);

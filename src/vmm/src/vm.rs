@@ -82,13 +82,18 @@ impl VmBuilder {
     /// # Errors
     ///
     /// [`VmError`]
-    pub fn new(hypervisor: &zx::Resource, vmex: &zx::Resource, config: VmConfig) -> Result<Self, VmError> {
+    pub fn new(
+        hypervisor: &zx::Resource,
+        vmex: &zx::Resource,
+        config: VmConfig,
+    ) -> Result<Self, VmError> {
         let space = Platform::ADDRESS_SPACE;
         if config.cpus == 0 || config.cpus > space.max_cpus {
             return Err(VmError::Cpus { cpus: config.cpus, max: space.max_cpus });
         }
         let layout = MemoryLayout::new(config.memory, space.restricted)?;
-        let (guest, address_space) = zx::Guest::create(hypervisor).map_err(host("zx_guest_create"))?;
+        let (guest, address_space) =
+            zx::Guest::create(hypervisor).map_err(host("zx_guest_create"))?;
         let memory = map_memory(&address_space, vmex, &layout, space.firmware)?;
         let handles = Arc::new(VcpuHandles::new(config.cpus));
         let (ending, outcome) = Ending::new(handles.clone());
@@ -147,7 +152,11 @@ impl VmBuilder {
     /// # Errors
     ///
     /// [`BusConflict`]
-    pub fn add_mmio(&mut self, range: Range<u64>, device: Arc<dyn BusDevice>) -> Result<(), BusConflict> {
+    pub fn add_mmio(
+        &mut self,
+        range: Range<u64>,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), BusConflict> {
         self.mmio.insert(range, device)
     }
 
@@ -167,10 +176,14 @@ impl VmBuilder {
         }
         for (key, range) in self.mmio.ranges().enumerate() {
             let size = (range.end - range.start) as usize;
-            self.guest.set_mem_trap(range.start, size, key as u64).map_err(host("zx_guest_set_trap of memory"))?;
+            self.guest
+                .set_mem_trap(range.start, size, key as u64)
+                .map_err(host("zx_guest_set_trap of memory"))?;
         }
         for (port, count) in self.platform.io_traps() {
-            self.guest.set_io_trap(*port, *count, u64::from(*port)).map_err(host("zx_guest_set_trap of ports"))?;
+            self.guest
+                .set_io_trap(*port, *count, u64::from(*port))
+                .map_err(host("zx_guest_set_trap of ports"))?;
         }
         Ok(())
     }
@@ -187,7 +200,13 @@ impl VmBuilder {
     ///
     /// [`PlatformError`]
     pub fn load(&self, kernel: Kernel<'_>) -> Result<arch::Entry, PlatformError> {
-        self.platform.load(self.memory.as_ref(), &self.layout, &self.device_ranges(), self.cpus, kernel)
+        self.platform.load(
+            self.memory.as_ref(),
+            &self.layout,
+            &self.device_ranges(),
+            self.cpus,
+            kernel,
+        )
     }
 
     /// Finishes the machine, which [`Vm::start`] then starts at `entry`.

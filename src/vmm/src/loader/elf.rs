@@ -66,12 +66,17 @@ impl Elf {
     ///
     /// [`ElfError`]; every returned segment lies inside `image`.
     pub fn parse(image: &[u8]) -> Result<Self, ElfError> {
-        if !Self::detect(image) || image.get(4) != Some(&CLASS_64) || image.get(5) != Some(&DATA_LITTLE_ENDIAN) {
+        if !Self::detect(image)
+            || image.get(4) != Some(&CLASS_64)
+            || image.get(5) != Some(&DATA_LITTLE_ENDIAN)
+        {
             return Err(ElfError::Magic);
         }
         let machine = u16_at(image, 18).ok_or(ElfError::Header)?;
         let entry = u64_at(image, 24).ok_or(ElfError::Header)?;
-        let table = u64_at(image, 32).and_then(|offset| usize::try_from(offset).ok()).ok_or(ElfError::Header)?;
+        let table = u64_at(image, 32)
+            .and_then(|offset| usize::try_from(offset).ok())
+            .ok_or(ElfError::Header)?;
         let size = u16_at(image, 54).ok_or(ElfError::Header)?;
         let count = usize::from(u16_at(image, 56).ok_or(ElfError::Header)?);
         if size != PROGRAM_HEADER_SIZE {
@@ -94,7 +99,12 @@ impl Elf {
     /// Lowest and highest physical address of all segments.
     pub fn physical_range(&self) -> Range<u64> {
         let start = self.segments.iter().map(|segment| segment.address).min().unwrap_or(0);
-        let end = self.segments.iter().map(|segment| segment.address + segment.memory_size).max().unwrap_or(0);
+        let end = self
+            .segments
+            .iter()
+            .map(|segment| segment.address + segment.memory_size)
+            .max()
+            .unwrap_or(0);
         start..end
     }
 }
@@ -106,7 +116,11 @@ fn segment(header: &[u8], image_len: usize) -> Option<Segment> {
     let memory_size = u64_at(header, 40)?;
     let end = offset.checked_add(usize::try_from(file_size).ok()?)?;
     address.checked_add(memory_size)?;
-    (end <= image_len && file_size <= memory_size).then_some(Segment { address, file: offset..end, memory_size })
+    (end <= image_len && file_size <= memory_size).then_some(Segment {
+        address,
+        file: offset..end,
+        memory_size,
+    })
 }
 
 #[cfg(test)]
@@ -136,7 +150,10 @@ pub(crate) mod tests {
         let file = executable(0x10_0010, 0x10_0000, b"code", 0x1000);
         let elf = Elf::parse(&file).unwrap();
         assert_eq!(elf.entry, 0x10_0010);
-        assert_eq!(elf.segments, [Segment { address: 0x10_0000, file: 120..124, memory_size: 0x1000 }]);
+        assert_eq!(
+            elf.segments,
+            [Segment { address: 0x10_0000, file: 120..124, memory_size: 0x1000 }]
+        );
         assert_eq!(elf.physical_range(), 0x10_0000..0x10_1000);
     }
 
@@ -150,7 +167,9 @@ pub(crate) mod tests {
 
     #[test]
     fn impossible_sizes_are_errors() {
-        for (offset, what) in [(32, "table"), (72, "file offset"), (96, "file size"), (104, "memory size")] {
+        for (offset, what) in
+            [(32, "table"), (72, "file offset"), (96, "file size"), (104, "memory size")]
+        {
             let mut file = executable(0, u64::MAX - 2, b"code", 2);
             file[offset..offset + 8].fill(0xff);
             assert!(Elf::parse(&file).is_err(), "{what}");

@@ -71,10 +71,13 @@ pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
         Compression::Lzma => {
             read_all(lzma_rust2::LzmaReader::new_mem_limit(payload, LZMA_MEMORY_KIB, None)?)
         }
-        Compression::Xz => read_all(lzma_rust2::XzReader::new_mem_limit(payload, false, LZMA_MEMORY_KIB)),
+        Compression::Xz => {
+            read_all(lzma_rust2::XzReader::new_mem_limit(payload, false, LZMA_MEMORY_KIB))
+        }
         Compression::Lz4 => unpack_lz4(payload),
         Compression::Zstd => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(payload).map_err(std::io::Error::other)?;
+            let decoder =
+                ruzstd::decoding::StreamingDecoder::new(payload).map_err(std::io::Error::other)?;
             read_all(decoder)
         }
     }
@@ -90,10 +93,13 @@ fn read_all(reader: impl Read) -> Result<Vec<u8>, PayloadError> {
 /// (LZ4 frame format description, "Legacy frame").
 fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
     let corrupt = |what: &str| PayloadError::Corrupt(std::io::Error::other(what.to_owned()));
-    let mut rest = payload.strip_prefix(&LZ4_LEGACY_MAGIC).ok_or_else(|| corrupt("not a legacy LZ4 frame"))?;
+    let mut rest =
+        payload.strip_prefix(&LZ4_LEGACY_MAGIC).ok_or_else(|| corrupt("not a legacy LZ4 frame"))?;
     let mut unpacked = Vec::new();
     // What is left after the last block is at most the appended size, four bytes.
-    while let Some((length, blocks)) = rest.split_first_chunk().filter(|(_, blocks)| !blocks.is_empty()) {
+    while let Some((length, blocks)) =
+        rest.split_first_chunk().filter(|(_, blocks)| !blocks.is_empty())
+    {
         let length = u32::from_le_bytes(*length) as usize;
         let block = blocks.get(..length).ok_or_else(|| corrupt("LZ4 block is truncated"))?;
         let start = unpacked.len();

@@ -91,7 +91,8 @@ pub fn parse(image: &[u8]) -> Result<Vec<Item<'_>>, ZbiError> {
         if field(24)? != ITEM_MAGIC {
             return Err(ZbiError::Item { offset });
         }
-        let size = (field(4)? as usize).checked_add(HEADER_SIZE).ok_or(ZbiError::Item { offset })?;
+        let size =
+            (field(4)? as usize).checked_add(HEADER_SIZE).ok_or(ZbiError::Item { offset })?;
         let bytes = rest.get(..size).ok_or(ZbiError::Truncated { offset })?;
         items.push(Item { kind: field(0)?, extra: field(8)?, bytes });
         offset += size.next_multiple_of(ALIGNMENT);
@@ -147,7 +148,10 @@ impl Builder {
 }
 
 fn header(kind: u32, extra: u32, length: u32) -> Vec<u8> {
-    [kind, length, extra, FLAGS_VERSION, 0, 0, ITEM_MAGIC, NO_CRC32].iter().flat_map(|word| word.to_le_bytes()).collect()
+    [kind, length, extra, FLAGS_VERSION, 0, 0, ITEM_MAGIC, NO_CRC32]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect()
 }
 
 #[cfg(test)]

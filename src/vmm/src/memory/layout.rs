@@ -81,8 +81,9 @@ impl MemoryLayout {
 
     /// Whether `[addr, addr + len)` is RAM, all of it in one region.
     pub fn contains(&self, addr: u64, len: u64) -> bool {
-        addr.checked_add(len)
-            .is_some_and(|end| self.ram.iter().any(|region| region.start <= addr && end <= region.end))
+        addr.checked_add(len).is_some_and(|end| {
+            self.ram.iter().any(|region| region.start <= addr && end <= region.end)
+        })
     }
 
     /// Checks that `device` touches no RAM.
@@ -93,7 +94,9 @@ impl MemoryLayout {
     pub fn check_device(&self, device: &Range<u64>) -> Result<(), LayoutError> {
         match self.ram.iter().find(|ram| ram.start < device.end && device.start < ram.end) {
             None => Ok(()),
-            Some(ram) => Err(LayoutError::DeviceOverlap { device: device.clone(), ram: ram.clone() }),
+            Some(ram) => {
+                Err(LayoutError::DeviceOverlap { device: device.clone(), ram: ram.clone() })
+            }
         }
     }
 }
@@ -110,7 +113,11 @@ mod tests {
         let layout = MemoryLayout::new(4 << 30, &RESTRICTED).unwrap();
         assert_eq!(
             layout.ram(),
-            [0x8000..0x8_0000, 0x10_0000..0xf800_0000, 0x1_0000_0000..0x1_0000_0000 + (4 << 30) - 0x7_8000 - 0xf7f0_0000]
+            [
+                0x8000..0x8_0000,
+                0x10_0000..0xf800_0000,
+                0x1_0000_0000..0x1_0000_0000 + (4 << 30) - 0x7_8000 - 0xf7f0_0000
+            ]
         );
         assert_eq!(layout.ram().iter().map(|r| r.end - r.start).sum::<u64>(), 4 << 30);
     }
@@ -122,8 +129,14 @@ mod tests {
 
     #[test]
     fn too_large_is_refused() {
-        assert!(matches!(MemoryLayout::new(1 << 40, &RESTRICTED), Err(LayoutError::TooLarge { .. })));
-        assert!(matches!(MemoryLayout::new(u64::MAX, &RESTRICTED), Err(LayoutError::TooLarge { .. })));
+        assert!(matches!(
+            MemoryLayout::new(1 << 40, &RESTRICTED),
+            Err(LayoutError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            MemoryLayout::new(u64::MAX, &RESTRICTED),
+            Err(LayoutError::TooLarge { .. })
+        ));
         assert_eq!(MemoryLayout::new(0, &RESTRICTED), Err(LayoutError::Empty));
     }
 

@@ -1,7 +1,7 @@
 //! The bus: slots, the window for base addresses, and the two ways to configuration space.
 
-use super::config::{Bar, ConfigSpace, Identity};
 use super::SLOTS;
+use super::config::{Bar, ConfigSpace, Identity};
 use crate::bus::BusDevice;
 use crate::interrupt::{PowerControl, PowerRequest};
 use crate::memory::PAGE_SIZE;
@@ -103,11 +103,15 @@ impl PciBus {
         let mut bars = Vec::new();
         let mut next = allocation.window.start;
         for size in sizes {
-            let size = size.max(&PAGE_SIZE).checked_next_power_of_two().ok_or(PciError::NoMemory { size: *size })?;
+            let size = size
+                .max(&PAGE_SIZE)
+                .checked_next_power_of_two()
+                .ok_or(PciError::NoMemory { size: *size })?;
             let address = next.checked_next_multiple_of(size);
             let placed = address.and_then(|address| Some((address, address.checked_add(size)?)));
-            let (address, end) =
-                placed.filter(|(_, end)| *end <= allocation.window.end).ok_or(PciError::NoMemory { size })?;
+            let (address, end) = placed
+                .filter(|(_, end)| *end <= allocation.window.end)
+                .ok_or(PciError::NoMemory { size })?;
             bars.push(Bar { address, size });
             next = end;
         }
@@ -205,7 +209,9 @@ impl BusDevice for PortWindow {
             return;
         }
         let address = self.address.lock().unwrap_or_else(PoisonError::into_inner).to_le_bytes();
-        for (byte, value) in data.iter_mut().zip(address.iter().skip((offset - PORT_ADDRESS) as usize)) {
+        for (byte, value) in
+            data.iter_mut().zip(address.iter().skip((offset - PORT_ADDRESS) as usize))
+        {
             *byte = *value;
         }
     }
@@ -297,7 +303,10 @@ mod tests {
         let bus = bus();
         assert_eq!(
             add(&bus, &[0x1000, 0x2000]).unwrap(),
-            [Bar { address: 0xf820_0000, size: 0x1000 }, Bar { address: 0xf820_2000, size: 0x2000 }]
+            [
+                Bar { address: 0xf820_0000, size: 0x1000 },
+                Bar { address: 0xf820_2000, size: 0x2000 }
+            ]
         );
         assert_eq!(add(&bus, &[0x1800]).unwrap(), [Bar { address: 0xf820_4000, size: 0x2000 }]);
     }

@@ -4,7 +4,7 @@
 use super::irq;
 
 /// Size of conventional configuration space, in bytes.
-pub const SIZE: usize = 256;
+pub(super) const SIZE: usize = 256;
 /// First byte after the type 0 header, where capabilities start.
 const FIRST_CAPABILITY: u8 = 0x40;
 

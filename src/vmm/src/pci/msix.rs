@@ -129,7 +129,8 @@ impl Msix {
     pub fn read_pending(&self, offset: usize, data: &mut [u8]) {
         for (index, byte) in data.iter_mut().enumerate() {
             let first = (offset + index).saturating_mul(8);
-            let bits = (0..8).filter(|bit| self.entries.get(first + bit).is_some_and(|entry| entry.pending));
+            let bits = (0..8)
+                .filter(|bit| self.entries.get(first + bit).is_some_and(|entry| entry.pending));
             *byte = bits.fold(0, |byte, bit| byte | (1 << bit));
         }
     }
@@ -199,6 +200,9 @@ mod tests {
 
     #[test]
     fn capability_names_its_bar() {
-        assert_eq!(Msix::new(3).capability(0, 0x1000, 0x1800), [2, 0, 0, 0x10, 0, 0, 0, 0x18, 0, 0]);
+        assert_eq!(
+            Msix::new(3).capability(0, 0x1000, 0x1800),
+            [2, 0, 0, 0x10, 0, 0, 0, 0x18, 0, 0]
+        );
     }
 }

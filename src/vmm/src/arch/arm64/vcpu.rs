@@ -33,7 +33,11 @@ pub fn prepare(vcpu: &zx::Vcpu, entry: Entry) -> Result<(), zx::Status> {
 /// # Errors
 ///
 /// [`TrapError::Packet`], always.
-pub fn handle_io(_platform: &Platform, _vcpu: &zx::Vcpu, packet: &zx::GuestIoPacket) -> Result<(), TrapError> {
+pub fn handle_io(
+    _platform: &Platform,
+    _vcpu: &zx::Vcpu,
+    packet: &zx::GuestIoPacket,
+) -> Result<(), TrapError> {
     Err(TrapError::Packet(zx::PacketContents::GuestIo(*packet)))
 }
 
@@ -48,7 +52,8 @@ pub fn handle_mem(
     vcpu: &zx::Vcpu,
     packet: &zx::GuestMemPacket,
 ) -> Result<(), TrapError> {
-    let zx::GuestMemPacket::Arm64 { addr, access_size, sign_extend, xt, read, data } = *packet else {
+    let zx::GuestMemPacket::Arm64 { addr, access_size, sign_extend, xt, read, data } = *packet
+    else {
         return Err(TrapError::Packet(zx::PacketContents::GuestMem(*packet)));
     };
     let width = usize::from(access_size).clamp(1, 8);

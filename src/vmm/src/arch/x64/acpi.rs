@@ -9,7 +9,9 @@ use acpi_tables::aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
@@ -129,10 +131,12 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
     builder.sci_int = u16::from(SCI).into();
     builder.pm1a_evt_blk = u32::from(pm1::EVENT_PORT).into();
     builder.pm1_evt_len = pm1::EVENT_SIZE;
-    builder.x_pm1a_evt_blk = io_register(u64::from(pm1::EVENT_PORT), pm1::EVENT_SIZE * 8, AccessSize::WordAccess);
+    builder.x_pm1a_evt_blk =
+        io_register(u64::from(pm1::EVENT_PORT), pm1::EVENT_SIZE * 8, AccessSize::WordAccess);
     builder.pm1a_cnt_blk = u32::from(pm1::CONTROL_PORT).into();
     builder.pm1_cnt_len = pm1::CONTROL_SIZE;
-    builder.x_pm1a_cnt_blk = io_register(u64::from(pm1::CONTROL_PORT), pm1::CONTROL_SIZE * 8, AccessSize::WordAccess);
+    builder.x_pm1a_cnt_blk =
+        io_register(u64::from(pm1::CONTROL_PORT), pm1::CONTROL_SIZE * 8, AccessSize::WordAccess);
     // Values above these mean that C2 and C3 are not supported (§5.2.9).
     builder.p_lvl2_lat = 101.into();
     builder.p_lvl3_lat = 1001.into();
@@ -144,7 +148,12 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
 }
 
 fn madt(cpus: u8) -> impl Aml {
-    let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC));
+    let mut madt = MADT::new(
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+        LocalInterruptController::Address(LOCAL_APIC),
+    );
     for cpu in 0..cpus {
         madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
     }
@@ -232,7 +241,12 @@ fn pci_host_bridge() -> Vec<u8> {
     let mut routes = aml::PackageBuilder::new();
     for slot in 1..pci::SLOTS {
         let address = (u32::from(slot) << 16) | 0xffff;
-        routes.add_element(&aml::Package::new(vec![&address, &aml::ZERO, &aml::ZERO, &pci::irq(slot)]));
+        routes.add_element(&aml::Package::new(vec![
+            &address,
+            &aml::ZERO,
+            &aml::ZERO,
+            &pci::irq(slot),
+        ]));
     }
     let mmio = memory_map::PCI_MMIO;
     aml::Device::new(

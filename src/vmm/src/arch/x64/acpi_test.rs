@@ -55,7 +55,11 @@ fn every_table_is_reachable_and_sums_to_zero() {
 fn madt_lists_every_processor_and_the_io_apic() {
     let memory = tables(3);
     let madt = &walk(&memory)[1];
-    assert_eq!(u32::from_le_bytes(madt[40..44].try_into().unwrap()) & 1, 0, "PCAT_COMPAT without a PIC");
+    assert_eq!(
+        u32::from_le_bytes(madt[40..44].try_into().unwrap()) & 1,
+        0,
+        "PCAT_COMPAT without a PIC"
+    );
     let mut kinds = Vec::new();
     let mut rest = &madt[44..];
     while let [kind, len, ..] = *rest {
@@ -91,8 +95,13 @@ fn reference_disassembler_accepts_the_tables() {
     for table in all {
         let name = String::from_utf8(table[..4].to_vec()).unwrap();
         std::fs::write(folder.path().join(format!("{name}.dat")), &table).unwrap();
-        let output = Command::new("iasl").current_dir(folder.path()).args(["-d", &format!("{name}.dat")]).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let output = Command::new("iasl")
+            .current_dir(folder.path())
+            .args(["-d", &format!("{name}.dat")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{name}: {text}");
         assert!(!text.contains("Error") && !text.contains("Warning"), "{name}: {text}");
     }

@@ -58,7 +58,8 @@ impl Civil {
         let shifted = days + 719_468;
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_index = (5 * day_of_year + 2) / 153;
         let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
@@ -122,7 +123,8 @@ impl Default for CmosRtc {
 impl CmosRtc {
     /// A clock that follows `now`, in seconds since 1970.
     fn with_clock(now: fn() -> i64) -> Self {
-        let state = State { index: 0, register_b: B_24_HOUR, offset: 0, setting: None, storage: [0; 128] };
+        let state =
+            State { index: 0, register_b: B_24_HOUR, offset: 0, setting: None, storage: [0; 128] };
         Self { state: Mutex::new(state), now }
     }
 
@@ -131,7 +133,9 @@ impl CmosRtc {
     }
 
     fn read_register(&self, state: &State) -> u8 {
-        let time = state.setting.unwrap_or_else(|| Civil::from_unix((self.now)().saturating_add(state.offset)));
+        let time = state
+            .setting
+            .unwrap_or_else(|| Civil::from_unix((self.now)().saturating_add(state.offset)));
         let value = match state.index {
             REG_SECONDS => time.second,
             REG_MINUTES => time.minute,
@@ -158,14 +162,19 @@ impl CmosRtc {
                 let now = (self.now)();
                 if value & B_SET != 0 {
                     let offset = state.offset;
-                    state.setting.get_or_insert_with(|| Civil::from_unix(now.saturating_add(offset)));
+                    state
+                        .setting
+                        .get_or_insert_with(|| Civil::from_unix(now.saturating_add(offset)));
                 } else if let Some(time) = state.setting.take() {
                     state.offset = time.to_unix().saturating_sub(now);
                 }
             }
-            REG_SECONDS | REG_MINUTES | REG_HOURS | REG_WEEKDAY | REG_DAY | REG_MONTH | REG_YEAR | CENTURY_REGISTER => {
+            REG_SECONDS | REG_MINUTES | REG_HOURS | REG_WEEKDAY | REG_DAY | REG_MONTH
+            | REG_YEAR | CENTURY_REGISTER => {
                 let now = (self.now)();
-                let mut time = state.setting.unwrap_or_else(|| Civil::from_unix(now.saturating_add(state.offset)));
+                let mut time = state
+                    .setting
+                    .unwrap_or_else(|| Civil::from_unix(now.saturating_add(state.offset)));
                 set_field(&mut time, state.index, i64::from(decode(value, state.register_b)));
                 if state.setting.is_some() {
                     state.setting = Some(time);
@@ -244,8 +253,20 @@ mod tests {
     #[test]
     fn time_reads_as_bcd() {
         let rtc = CmosRtc::with_clock(fixed);
-        let registers = [CENTURY_REGISTER, REG_YEAR, REG_MONTH, REG_DAY, REG_HOURS, REG_MINUTES, REG_SECONDS, REG_WEEKDAY];
-        assert_eq!(registers.map(|register| get(&rtc, register)), [0x20, 0x26, 0x11, 0x22, 0x03, 0x04, 0x05, 1]);
+        let registers = [
+            CENTURY_REGISTER,
+            REG_YEAR,
+            REG_MONTH,
+            REG_DAY,
+            REG_HOURS,
+            REG_MINUTES,
+            REG_SECONDS,
+            REG_WEEKDAY,
+        ];
+        assert_eq!(
+            registers.map(|register| get(&rtc, register)),
+            [0x20, 0x26, 0x11, 0x22, 0x03, 0x04, 0x05, 1]
+        );
     }
 
     #[test]
@@ -264,7 +285,10 @@ mod tests {
         set(&rtc, REG_YEAR, 0x31);
         set(&rtc, REG_HOURS, 0x23);
         set(&rtc, REG_B, 0);
-        assert_eq!((get(&rtc, REG_YEAR), get(&rtc, REG_HOURS), get(&rtc, REG_MINUTES)), (0x31, 0x23, 0x04));
+        assert_eq!(
+            (get(&rtc, REG_YEAR), get(&rtc, REG_HOURS), get(&rtc, REG_MINUTES)),
+            (0x31, 0x23, 0x04)
+        );
     }
 
     #[test]

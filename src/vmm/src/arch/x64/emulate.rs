@@ -1,6 +1,8 @@
 //! Carrying out an instruction on device memory: registers and flags in and out, one or more bus accesses between.
 
-use super::instruction::{Alu, BitOperation, Decoded, Operation, RegisterOperand, Source, StringOperation, Unary};
+use super::instruction::{
+    Alu, BitOperation, Decoded, Operation, RegisterOperand, Source, StringOperation, Unary,
+};
 use super::page_table::{self, TranslateError};
 use crate::bus::Bus;
 use crate::memory::{GuestMemory, PAGE_SIZE};
@@ -42,7 +44,9 @@ pub enum EmulateError {
         address: u64,
     },
     /// A repeated string instruction runs out of the trapped page.
-    #[error("Repeated string instruction of {count} elements leaves the trapped page at {address:#x}")]
+    #[error(
+        "Repeated string instruction of {count} elements leaves the trapped page at {address:#x}"
+    )]
     StringTooLong {
         /// The trapped guest-physical address.
         address: u64,
@@ -85,7 +89,8 @@ impl Registers {
     }
 
     fn condition(&self, condition: ConditionCode) -> bool {
-        let (cf, zf, sf, of, pf) = (self.flag(CF), self.flag(ZF), self.flag(SF), self.flag(OF), self.flag(PF));
+        let (cf, zf, sf, of, pf) =
+            (self.flag(CF), self.flag(ZF), self.flag(SF), self.flag(OF), self.flag(PF));
         match condition {
             ConditionCode::None => true,
             ConditionCode::o => of,
@@ -194,17 +199,22 @@ impl Emulator<'_> {
             Operation::LoadIf { register, condition } => {
                 let loaded = self.load(width);
                 // A 32-bit CMOV clears the upper half even if the condition is false.
-                let value = if registers.condition(condition) { loaded } else { registers.get(register) };
+                let value =
+                    if registers.condition(condition) { loaded } else { registers.get(register) };
                 registers.set(register, value);
             }
             Operation::Store { source, swap } => {
                 let value = registers.source(source, width);
                 self.store(width, if swap { swap_bytes(value, width) } else { value });
             }
-            Operation::StoreCondition(condition) => self.store(width, u64::from(registers.condition(condition))),
+            Operation::StoreCondition(condition) => {
+                self.store(width, u64::from(registers.condition(condition)))
+            }
             Operation::AluToMemory(alu, source) => {
                 let b = registers.source(source, width);
-                self.alu(alu, self.load(width), b, width, registers, |_, result| self.store(width, result));
+                self.alu(alu, self.load(width), b, width, registers, |_, result| {
+                    self.store(width, result)
+                });
             }
             Operation::AluToRegister(alu, register) => {
                 let a = registers.get(register);
@@ -229,7 +239,9 @@ impl Emulator<'_> {
                 registers.set(register, old);
                 registers.set_flags(ARITHMETIC_FLAGS, flags);
             }
-            Operation::CompareExchange(register) => self.compare_exchange(register, width, registers),
+            Operation::CompareExchange(register) => {
+                self.compare_exchange(register, width, registers)
+            }
             Operation::String { operation, repeat, address_size } => {
                 return self.string(operation, repeat, address_size, width, registers);
             }
@@ -346,7 +358,14 @@ impl Emulator<'_> {
         };
         for index in 0..count {
             let device = self.address.wrapping_add(step.wrapping_mul(index));
-            self.string_element(operation, device, trapped_is_destination, width, address_size, registers)?;
+            self.string_element(
+                operation,
+                device,
+                trapped_is_destination,
+                width,
+                address_size,
+                registers,
+            )?;
             for number in [RSI, RDI] {
                 let uses = match operation {
                     StringOperation::Store => number == RDI,
@@ -365,9 +384,14 @@ impl Emulator<'_> {
         Ok(())
     }
 
-    fn destination_trapped(&self, address_size: usize, registers: &Registers) -> Result<bool, EmulateError> {
+    fn destination_trapped(
+        &self,
+        address_size: usize,
+        registers: &Registers,
+    ) -> Result<bool, EmulateError> {
         for (number, destination) in [(RDI, true), (RSI, false)] {
-            let linear = registers.get(RegisterOperand { number, width: address_size, high_byte: false });
+            let linear =
+                registers.get(RegisterOperand { number, width: address_size, high_byte: false });
             if page_table::translate(self.memory, self.cr3, linear) == Ok(self.address) {
                 return Ok(destination);
             }
@@ -389,13 +413,21 @@ impl Emulator<'_> {
             StringOperation::Store => self.store_at(device, width, registers.get(accumulator)),
             StringOperation::Load => registers.set(accumulator, self.load_at(device, width)),
             StringOperation::Move if to_device => {
-                let linear = registers.get(RegisterOperand { number: RSI, width: address_size, high_byte: false });
+                let linear = registers.get(RegisterOperand {
+                    number: RSI,
+                    width: address_size,
+                    high_byte: false,
+                });
                 let mut bytes = [0; 8];
                 self.read_operand(linear, &mut bytes[..width])?;
                 self.bus.write(device, &bytes[..width]);
             }
             StringOperation::Move => {
-                let linear = registers.get(RegisterOperand { number: RDI, width: address_size, high_byte: false });
+                let linear = registers.get(RegisterOperand {
+                    number: RDI,
+                    width: address_size,
+                    high_byte: false,
+                });
                 let mut bytes = [0; 8];
                 self.bus.read(device, &mut bytes[..width]);
                 page_table::write_linear(self.memory, self.cr3, linear, &bytes[..width])?;

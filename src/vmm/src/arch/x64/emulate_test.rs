@@ -1,4 +1,4 @@
-use super::super::instruction::{decode, DecodeError};
+use super::super::instruction::{DecodeError, decode};
 use super::*;
 use crate::bus::BusDevice;
 use crate::memory::BufferMemory;
@@ -65,15 +65,15 @@ const VALUE: u64 = 0x8182_8384_8586_8788;
 #[test]
 fn loads_extend_as_the_architecture_says() {
     let cases: [(&[u8], u64); 9] = [
-        (&[0x8a, 0x00], 0xffff_ffff_ffff_ff88),             // mov al, [rax]
-        (&[0x8a, 0x20], 0xffff_ffff_ffff_88ff),             // mov ah, [rax]
-        (&[0x66, 0x8b, 0x00], 0xffff_ffff_ffff_8788),       // mov ax, [rax]
-        (&[0x8b, 0x00], 0x8586_8788),                       // mov eax, [rax]
-        (&[0x48, 0x8b, 0x00], VALUE),                       // mov rax, [rax]
-        (&[0x0f, 0xb6, 0x00], 0x88),                        // movzx eax, byte [rax]
-        (&[0x0f, 0xbe, 0x00], 0xffff_ff88),                 // movsx eax, byte [rax]
+        (&[0x8a, 0x00], 0xffff_ffff_ffff_ff88),       // mov al, [rax]
+        (&[0x8a, 0x20], 0xffff_ffff_ffff_88ff),       // mov ah, [rax]
+        (&[0x66, 0x8b, 0x00], 0xffff_ffff_ffff_8788), // mov ax, [rax]
+        (&[0x8b, 0x00], 0x8586_8788),                 // mov eax, [rax]
+        (&[0x48, 0x8b, 0x00], VALUE),                 // mov rax, [rax]
+        (&[0x0f, 0xb6, 0x00], 0x88),                  // movzx eax, byte [rax]
+        (&[0x0f, 0xbe, 0x00], 0xffff_ff88),           // movsx eax, byte [rax]
         (&[0x48, 0x0f, 0xbf, 0x00], 0xffff_ffff_ffff_8788), // movsx rax, word [rax]
-        (&[0x48, 0x63, 0x00], 0xffff_ffff_8586_8788),       // movsxd rax, dword [rax]
+        (&[0x48, 0x63, 0x00], 0xffff_ffff_8586_8788), // movsxd rax, dword [rax]
     ];
     for (bytes, expected) in cases {
         let mut fixture = Fixture::new(VALUE);
@@ -105,13 +105,13 @@ fn accumulator_moves_with_absolute_addresses() {
 #[test]
 fn stores_write_only_their_width() {
     let cases: [(&[u8], u64); 8] = [
-        (&[0x88, 0x0b], 0x8182_8384_8586_8711),                               // mov [rbx], cl
-        (&[0x88, 0x2b], 0x8182_8384_8586_8722),                               // mov [rbx], ch
-        (&[0x66, 0x89, 0x0b], 0x8182_8384_8586_2211),                         // mov [rbx], cx
-        (&[0x89, 0x0b], 0x8182_8384_4433_2211),                               // mov [rbx], ecx
-        (&[0x48, 0x89, 0x0b], 0x8877_6655_4433_2211),                         // mov [rbx], rcx
-        (&[0xc6, 0x03, 0x5a], 0x8182_8384_8586_875a),                         // mov byte [rbx], 0x5a
-        (&[0xc7, 0x03, 0xfe, 0xff, 0xff, 0xff], 0x8182_8384_ffff_fffe),       // mov dword [rbx], -2
+        (&[0x88, 0x0b], 0x8182_8384_8586_8711),       // mov [rbx], cl
+        (&[0x88, 0x2b], 0x8182_8384_8586_8722),       // mov [rbx], ch
+        (&[0x66, 0x89, 0x0b], 0x8182_8384_8586_2211), // mov [rbx], cx
+        (&[0x89, 0x0b], 0x8182_8384_4433_2211),       // mov [rbx], ecx
+        (&[0x48, 0x89, 0x0b], 0x8877_6655_4433_2211), // mov [rbx], rcx
+        (&[0xc6, 0x03, 0x5a], 0x8182_8384_8586_875a), // mov byte [rbx], 0x5a
+        (&[0xc7, 0x03, 0xfe, 0xff, 0xff, 0xff], 0x8182_8384_ffff_fffe), // mov dword [rbx], -2
         (&[0x48, 0xc7, 0x03, 0xfe, 0xff, 0xff, 0xff], 0xffff_ffff_ffff_fffe), // mov qword [rbx], -2
     ];
     for (bytes, expected) in cases {
@@ -272,9 +272,15 @@ fn moves_find_which_operand_is_the_device() {
 fn string_misuse_is_an_error() {
     let mut fixture = Fixture::new(0);
     fixture.registers.gpr[RCX] = u64::MAX;
-    assert!(matches!(fixture.run_at(DEVICE, &[0xf3, 0xaa]), Err(EmulateError::StringTooLong { .. })));
+    assert!(matches!(
+        fixture.run_at(DEVICE, &[0xf3, 0xaa]),
+        Err(EmulateError::StringTooLong { .. })
+    ));
     fixture.registers.gpr[RCX] = 4097;
-    assert!(matches!(fixture.run_at(DEVICE, &[0xf3, 0xaa]), Err(EmulateError::StringTooLong { .. })));
+    assert!(matches!(
+        fixture.run_at(DEVICE, &[0xf3, 0xaa]),
+        Err(EmulateError::StringTooLong { .. })
+    ));
     assert!(matches!(fixture.run_at(DEVICE, &[0xa4]), Err(EmulateError::StringOperand { .. })));
     fixture.registers.gpr[RDI] = DEVICE;
     fixture.registers.gpr[RSI] = 0xdead_0000;
@@ -298,7 +304,8 @@ fn unsupported_and_invalid_instructions_are_errors() {
 #[test]
 fn no_instruction_panics() {
     let fixture = Fixture::new(VALUE);
-    let emulator = Emulator { bus: &fixture.bus, memory: &fixture.memory, cr3: 0, address: DEVICE + 0xff8 };
+    let emulator =
+        Emulator { bus: &fixture.bus, memory: &fixture.memory, cr3: 0, address: DEVICE + 0xff8 };
     for first in 0..=255u8 {
         for second in 0..=255u8 {
             for bytes in [

@@ -4,7 +4,9 @@
 //! or immediate goes in or out, in what width, and how flags change. Every form that kernels use on device memory is
 //! here; others are an error, which stops the vCPU with a report.
 
-use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, ConditionCode, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
+};
 
 /// Longest x86 instruction, in bytes (SDM vol. 2 §2.3.11).
 pub const MAX_INSTRUCTION: usize = 15;
@@ -224,11 +226,15 @@ fn memory_first(instruction: &Instruction) -> Option<Operation> {
         return Some(Operation::Bit(bit, source));
     }
     match (mnemonic, source) {
-        (Mnemonic::Mov | Mnemonic::Movnti, source) => Some(Operation::Store { source, swap: false }),
+        (Mnemonic::Mov | Mnemonic::Movnti, source) => {
+            Some(Operation::Store { source, swap: false })
+        }
         (Mnemonic::Movbe, source) => Some(Operation::Store { source, swap: true }),
         (Mnemonic::Xchg, Source::Register(register)) => Some(Operation::Exchange(register)),
         (Mnemonic::Xadd, Source::Register(register)) => Some(Operation::ExchangeAdd(register)),
-        (Mnemonic::Cmpxchg, Source::Register(register)) => Some(Operation::CompareExchange(register)),
+        (Mnemonic::Cmpxchg, Source::Register(register)) => {
+            Some(Operation::CompareExchange(register))
+        }
         _ => None,
     }
 }
@@ -254,9 +260,15 @@ fn register_first(instruction: &Instruction) -> Option<Operation> {
 
 fn string_operation(instruction: &Instruction) -> Option<Operation> {
     let operation = match instruction.mnemonic() {
-        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => StringOperation::Store,
-        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => StringOperation::Load,
-        Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => StringOperation::Move,
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
+            StringOperation::Store
+        }
+        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => {
+            StringOperation::Load
+        }
+        Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => {
+            StringOperation::Move
+        }
         _ => return None,
     };
     // MOVSD is also an SSE instruction, and FS and GS bases are not the VMM's to know.
@@ -268,9 +280,9 @@ fn string_operation(instruction: &Instruction) -> Option<Operation> {
     if !segment_known || kinds.any(|kind| kind == OpKind::Memory) {
         return None;
     }
-    let short = [instruction.op0_kind(), instruction.op1_kind()].into_iter().any(|kind| {
-        matches!(kind, OpKind::MemoryESEDI | OpKind::MemorySegESI)
-    });
+    let short = [instruction.op0_kind(), instruction.op1_kind()]
+        .into_iter()
+        .any(|kind| matches!(kind, OpKind::MemoryESEDI | OpKind::MemorySegESI));
     Some(Operation::String {
         operation,
         repeat: instruction.has_rep_prefix() || instruction.has_repne_prefix(),
@@ -297,7 +309,11 @@ fn register(register: Register) -> Option<RegisterOperand> {
         return None;
     }
     let high_byte = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
-    Some(RegisterOperand { number: register.full_register().number(), width: register.size(), high_byte })
+    Some(RegisterOperand {
+        number: register.full_register().number(),
+        width: register.size(),
+        high_byte,
+    })
 }
 
 fn alu(mnemonic: Mnemonic) -> Option<Alu> {

@@ -3,8 +3,8 @@
 
 use crate::bus::BusDevice;
 use crate::interrupt::{PowerControl, PowerRequest};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// i8042 command: pulse the reset line.
 pub const I8042_RESET: u8 = 0xfe;

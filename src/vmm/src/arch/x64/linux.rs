@@ -165,7 +165,9 @@ struct SetupHeader<'a> {
 
 impl<'a> SetupHeader<'a> {
     fn parse(image: &'a [u8]) -> Result<Self, LinuxError> {
-        if u16_at(image, offset::BOOT_FLAG) != Some(BOOT_FLAG) || u32_at(image, offset::HEADER) != Some(HEADER_MAGIC) {
+        if u16_at(image, offset::BOOT_FLAG) != Some(BOOT_FLAG)
+            || u32_at(image, offset::HEADER) != Some(HEADER_MAGIC)
+        {
             return Err(LinuxError::Format);
         }
         let byte = |offset: usize| image.get(offset).copied().ok_or(LinuxError::Truncated);
@@ -192,14 +194,16 @@ impl<'a> SetupHeader<'a> {
             protected_mode: (sectors + 1) * SECTOR,
             preferred: u64_at(image, offset::PREF_ADDRESS).ok_or(LinuxError::Truncated)?,
             init_size: u64::from(u32_at(image, offset::INIT_SIZE).ok_or(LinuxError::Truncated)?),
-            command_line_limit: u32_at(image, offset::COMMAND_LINE_SIZE).ok_or(LinuxError::Truncated)? as usize,
+            command_line_limit: u32_at(image, offset::COMMAND_LINE_SIZE)
+                .ok_or(LinuxError::Truncated)? as usize,
             max_ramdisk_address: if above_4g { u64::MAX } else { MAX_RAMDISK_ADDRESS },
         })
     }
 
     /// The compressed kernel inside `image`.
     fn payload(&self, image: &'a [u8]) -> Option<&'a [u8]> {
-        let start = self.protected_mode.checked_add(u32_at(image, offset::PAYLOAD_OFFSET)? as usize)?;
+        let start =
+            self.protected_mode.checked_add(u32_at(image, offset::PAYLOAD_OFFSET)? as usize)?;
         let end = start.checked_add(u32_at(image, offset::PAYLOAD_LENGTH)? as usize)?;
         image.get(start..end)
     }
@@ -239,7 +243,8 @@ impl Loader<'_> {
         let unpacked = payload::unpack(payload).map_err(|error| error.to_string())?;
         let elf = Elf::parse(&unpacked).map_err(|error| error.to_string())?;
         let range = elf.physical_range();
-        let limit = header.preferred.checked_add(header.init_size).ok_or("its size is impossible")?;
+        let limit =
+            header.preferred.checked_add(header.init_size).ok_or("its size is impossible")?;
         if elf.machine != MACHINE_X86_64 || range.start != header.preferred || range.end > limit {
             return Err(format!("its segments {range:#x?} are not where the header promises"));
         }
@@ -256,7 +261,10 @@ impl Loader<'_> {
         }
         for segment in &elf.segments {
             if !self.layout.contains(segment.address, segment.memory_size) {
-                return Err(LinuxError::NoRoom { what: "Kernel segment", len: segment.memory_size });
+                return Err(LinuxError::NoRoom {
+                    what: "Kernel segment",
+                    len: segment.memory_size,
+                });
             }
         }
         for segment in &elf.segments {
@@ -314,11 +322,18 @@ impl Loader<'_> {
     }
 
     /// Places the RAM disk at its usual address, or as high as it fits, and returns that address (or the usual one).
-    fn load_ramdisk(&mut self, ramdisk: Option<&[u8]>, kernel: &LoadedKernel) -> Result<u64, LinuxError> {
-        let Some(ramdisk) = ramdisk.filter(|ramdisk| !ramdisk.is_empty()) else { return Ok(PREFERRED_RAMDISK) };
+    fn load_ramdisk(
+        &mut self,
+        ramdisk: Option<&[u8]>,
+        kernel: &LoadedKernel,
+    ) -> Result<u64, LinuxError> {
+        let Some(ramdisk) = ramdisk.filter(|ramdisk| !ramdisk.is_empty()) else {
+            return Ok(PREFERRED_RAMDISK);
+        };
         let len = ramdisk.len() as u64;
         let what = "Initial RAM disk";
-        let address = self.place(len, PREFERRED_RAMDISK, kernel).ok_or(LinuxError::NoRoom { what, len })?;
+        let address =
+            self.place(len, PREFERRED_RAMDISK, kernel).ok_or(LinuxError::NoRoom { what, len })?;
         self.memory.write(address, ramdisk)?;
         self.put(offset::RAMDISK_IMAGE, &(address as u32).to_le_bytes())?;
         self.put(offset::RAMDISK_SIZE, &(len as u32).to_le_bytes())?;
@@ -341,8 +356,13 @@ impl Loader<'_> {
         if free(preferred) {
             return Some(preferred);
         }
-        let ends = self.layout.ram().iter().map(|region| region.end.min(kernel.max_ramdisk_address.saturating_add(1)));
-        ends.filter_map(|end| Some(end.checked_sub(len)? / PAGE_SIZE * PAGE_SIZE)).find(|start| free(*start))
+        let ends = self
+            .layout
+            .ram()
+            .iter()
+            .map(|region| region.end.min(kernel.max_ramdisk_address.saturating_add(1)));
+        ends.filter_map(|end| Some(end.checked_sub(len)? / PAGE_SIZE * PAGE_SIZE))
+            .find(|start| free(*start))
     }
 
     /// Puts the device tree in front of the RAM disk, as a node of the setup data list.
@@ -353,14 +373,18 @@ impl Loader<'_> {
         ramdisk: u64,
     ) -> Result<(), LinuxError> {
         let Some(tree) = tree else { return Ok(()) };
-        let declared = tree.get(4..).and_then(<[u8]>::first_chunk).map(|size| u32::from_be_bytes(*size) as usize);
+        let declared = tree
+            .get(4..)
+            .and_then(<[u8]>::first_chunk)
+            .map(|size| u32::from_be_bytes(*size) as usize);
         if !tree.starts_with(&FDT_MAGIC) || declared.is_none_or(|size| size > tree.len()) {
             return Err(LinuxError::DeviceTree);
         }
         let len = (tree.len() + SETUP_DATA_HEADER) as u64;
         let below_ramdisk = ramdisk.saturating_sub(len) / PAGE_SIZE * PAGE_SIZE;
         let what = "Device tree";
-        let address = self.place(len, below_ramdisk, kernel).ok_or(LinuxError::NoRoom { what, len })?;
+        let address =
+            self.place(len, below_ramdisk, kernel).ok_or(LinuxError::NoRoom { what, len })?;
         let mut node = vec![0; 8];
         node.extend_from_slice(&SETUP_DTB.to_le_bytes());
         node.extend_from_slice(&(tree.len() as u32).to_le_bytes());
@@ -380,7 +404,8 @@ impl Loader<'_> {
     }
 
     fn put(&mut self, offset: usize, bytes: &[u8]) -> Result<(), LinuxError> {
-        let slot = offset.checked_add(bytes.len()).and_then(|end| self.zero_page.get_mut(offset..end));
+        let slot =
+            offset.checked_add(bytes.len()).and_then(|end| self.zero_page.get_mut(offset..end));
         slot.ok_or(LinuxError::Truncated)?.copy_from_slice(bytes);
         Ok(())
     }

@@ -12,7 +12,8 @@ fn layout() -> MemoryLayout {
 /// A bzImage of protocol 2.15 with `payload`.
 fn bzimage(payload: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 0x1000];
-    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
     put(offset::SETUP_SECTS, &[1]);
     put(offset::BOOT_FLAG, &BOOT_FLAG.to_le_bytes());
     put(offset::JUMP_LENGTH, &[0x6a]);
@@ -71,7 +72,9 @@ fn payload_is_unpacked_to_its_preferred_address() {
 
 #[test]
 fn unknown_payload_is_entered_as_it_is() {
-    for payload in [&b"\x89LZO"[..], &lz4(b"no ELF"), &lz4(&executable(0, 0x20_0000, b"elsewhere", 0x1000))] {
+    for payload in
+        [&b"\x89LZO"[..], &lz4(b"no ELF"), &lz4(&executable(0, 0x20_0000, b"elsewhere", 0x1000))]
+    {
         let kernel = bzimage(payload);
         let (memory, entry) = try_load(&image(&kernel)).unwrap();
         assert_eq!(entry.address, PLAIN_ADDRESS + ENTRY_64);
@@ -157,7 +160,10 @@ fn unsuitable_kernels_are_refused() {
     ] {
         let mut kernel = good.clone();
         kernel[at] = value;
-        assert!(matches!(try_load(&image(&kernel)), Err(LinuxError::Unsupported { .. })), "{at:#x}");
+        assert!(
+            matches!(try_load(&image(&kernel)), Err(LinuxError::Unsupported { .. })),
+            "{at:#x}"
+        );
     }
     assert!(matches!(try_load(&image(b"")), Err(LinuxError::Format)));
     assert!(matches!(try_load(&image(b"\x7fELF")), Err(LinuxError::Format)));

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 /// Ranges where RAM is never placed: firmware's low memory, the BIOS area, devices below 4 GiB, and everything above
 /// the limit of dynamically placed device memory.
-pub const RESTRICTED: [Range<u64>; 4] = [LOW_RESERVED, BIOS_RESERVED, DEVICES, 0xb_0000_0000..u64::MAX];
+pub const RESTRICTED: [Range<u64>; 4] =
+    [LOW_RESERVED, BIOS_RESERVED, DEVICES, 0xb_0000_0000..u64::MAX];
 /// Memory the VMM owns at the bottom: the first page tables.
 pub const LOW_RESERVED: Range<u64> = 0..0x8000;
 /// The BIOS area, which holds the ACPI tables.
@@ -59,7 +60,12 @@ pub fn e820(layout: &MemoryLayout, devices: &[Range<u64>]) -> Vec<E820Entry> {
     let reserved = [LOW_RESERVED, BIOS_RESERVED].into_iter().chain(devices.iter().cloned());
     let mut entries: Vec<E820Entry> = reserved
         .map(|range| E820Entry { range, kind: E820Type::Reserved })
-        .chain(layout.ram().iter().map(|range| E820Entry { range: range.clone(), kind: E820Type::Ram }))
+        .chain(
+            layout
+                .ram()
+                .iter()
+                .map(|range| E820Entry { range: range.clone(), kind: E820Type::Ram }),
+        )
         .collect();
     entries.sort_by_key(|entry| entry.range.start);
     entries.truncate(MAX_ENTRIES);
@@ -88,6 +94,9 @@ mod tests {
     #[test]
     fn entries_are_twenty_bytes_little_endian() {
         let entry = E820Entry { range: 0x1000..0x3000, kind: E820Type::Ram };
-        assert_eq!(entry.to_bytes(), [0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(
+            entry.to_bytes(),
+            [0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+        );
     }
 }

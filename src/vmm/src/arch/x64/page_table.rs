@@ -65,7 +65,13 @@ pub fn write_identity_map(memory: &dyn GuestMemory, size: u64) -> Result<u64, Pa
     Ok(page_table + PAGE_SIZE)
 }
 
-fn write_leaves(memory: &dyn GuestMemory, table: u64, base: u64, count: u64, size: u64) -> Result<(), MemoryError> {
+fn write_leaves(
+    memory: &dyn GuestMemory,
+    table: u64,
+    base: u64,
+    count: u64,
+    size: u64,
+) -> Result<(), MemoryError> {
     let large = if size == PAGE_SIZE { 0 } else { LARGE };
     let entries: Vec<u8> = (0..count.min(ENTRIES))
         .flat_map(|index| ((base + index * size) | PRESENT | WRITABLE | large).to_le_bytes())
@@ -102,8 +108,9 @@ pub fn translate(memory: &dyn GuestMemory, cr3: u64, linear: u64) -> Result<u64,
     for level in (0..4).rev() {
         let shift = 12 + 9 * level;
         let index = (linear >> shift) & (ENTRIES - 1);
-        let entry =
-            memory.read_u64(table + index * 8).map_err(|source| TranslateError::Memory { linear, source })?;
+        let entry = memory
+            .read_u64(table + index * 8)
+            .map_err(|source| TranslateError::Memory { linear, source })?;
         if entry & PRESENT == 0 {
             return Err(TranslateError::NotPresent { linear });
         }
@@ -122,10 +129,17 @@ pub fn translate(memory: &dyn GuestMemory, cr3: u64, linear: u64) -> Result<u64,
 /// # Errors
 ///
 /// [`TranslateError`]
-pub fn read_linear(memory: &dyn GuestMemory, cr3: u64, linear: u64, buffer: &mut [u8]) -> Result<(), TranslateError> {
+pub fn read_linear(
+    memory: &dyn GuestMemory,
+    cr3: u64,
+    linear: u64,
+    buffer: &mut [u8],
+) -> Result<(), TranslateError> {
     for_each_page(linear, buffer.len(), |linear, range| {
         let physical = translate(memory, cr3, linear)?;
-        memory.read(physical, &mut buffer[range]).map_err(|source| TranslateError::Memory { linear, source })
+        memory
+            .read(physical, &mut buffer[range])
+            .map_err(|source| TranslateError::Memory { linear, source })
     })
 }
 
@@ -134,10 +148,17 @@ pub fn read_linear(memory: &dyn GuestMemory, cr3: u64, linear: u64, buffer: &mut
 /// # Errors
 ///
 /// [`TranslateError`]
-pub fn write_linear(memory: &dyn GuestMemory, cr3: u64, linear: u64, data: &[u8]) -> Result<(), TranslateError> {
+pub fn write_linear(
+    memory: &dyn GuestMemory,
+    cr3: u64,
+    linear: u64,
+    data: &[u8],
+) -> Result<(), TranslateError> {
     for_each_page(linear, data.len(), |linear, range| {
         let physical = translate(memory, cr3, linear)?;
-        memory.write(physical, &data[range]).map_err(|source| TranslateError::Memory { linear, source })
+        memory
+            .write(physical, &data[range])
+            .map_err(|source| TranslateError::Memory { linear, source })
     })
 }
 
@@ -169,9 +190,16 @@ mod tests {
             let end = write_identity_map(&memory, size).unwrap();
             assert!(end <= 0x4000);
             for linear in [0, 0x3fff, size / 2, size - 1] {
-                assert_eq!(translate(&memory, PML4_ADDRESS, linear), Ok(linear), "{linear:#x} of {size:#x}");
+                assert_eq!(
+                    translate(&memory, PML4_ADDRESS, linear),
+                    Ok(linear),
+                    "{linear:#x} of {size:#x}"
+                );
             }
-            assert_eq!(translate(&memory, PML4_ADDRESS, size), Err(TranslateError::NotPresent { linear: size }));
+            assert_eq!(
+                translate(&memory, PML4_ADDRESS, size),
+                Err(TranslateError::NotPresent { linear: size })
+            );
         }
     }
 

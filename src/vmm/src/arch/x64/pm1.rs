@@ -2,8 +2,8 @@
 
 use crate::bus::BusDevice;
 use crate::interrupt::{PowerControl, PowerRequest};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Port of the event block: status, then enable.
 pub const EVENT_PORT: u16 = 0x1000;

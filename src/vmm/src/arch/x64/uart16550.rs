@@ -144,7 +144,11 @@ impl SerialPort for Uart16550 {
     fn poll_output(&self, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
         self.output_ready.register(cx.waker());
         let mut state = self.lock();
-        if state.output.is_empty() { Poll::Pending } else { Poll::Ready(std::mem::take(&mut state.output).into()) }
+        if state.output.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(std::mem::take(&mut state.output).into())
+        }
     }
 
     fn poll_input(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<usize> {
@@ -171,7 +175,11 @@ impl State {
                 2 => 8,
                 _ => 14,
             };
-            return if self.input.len() >= trigger { IIR_RECEIVED_DATA } else { IIR_CHARACTER_TIMEOUT };
+            return if self.input.len() >= trigger {
+                IIR_RECEIVED_DATA
+            } else {
+                IIR_CHARACTER_TIMEOUT
+            };
         }
         if self.interrupt_enable & IER_TRANSMITTER_EMPTY != 0 && self.transmitter_interrupt {
             return IIR_TRANSMITTER_EMPTY;
@@ -184,8 +192,12 @@ impl State {
         if self.modem_control & MCR_LOOPBACK == 0 {
             return MSR_CTS | MSR_DSR | MSR_DCD;
         }
-        let wires = [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)];
-        wires.iter().filter(|(output, _)| self.modem_control & output != 0).fold(0, |status, (_, input)| status | input)
+        let wires =
+            [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)];
+        wires
+            .iter()
+            .filter(|(output, _)| self.modem_control & output != 0)
+            .fold(0, |status, (_, input)| status | input)
     }
 
     fn divisor_latched(&self) -> bool {
@@ -218,7 +230,9 @@ impl BusDevice for Uart16550 {
             }
             REG_LINE_CONTROL => state.line_control,
             REG_MODEM_CONTROL => state.modem_control,
-            REG_LINE_STATUS => LSR_TRANSMITTER_EMPTY | if state.input.is_empty() { 0 } else { LSR_DATA_READY },
+            REG_LINE_STATUS => {
+                LSR_TRANSMITTER_EMPTY | if state.input.is_empty() { 0 } else { LSR_DATA_READY }
+            }
             REG_MODEM_STATUS => state.modem_status(),
             REG_SCRATCH => state.scratch,
             _ => 0xff,
@@ -230,7 +244,9 @@ impl BusDevice for Uart16550 {
         let [byte] = *data else { return };
         let mut state = self.lock();
         match offset {
-            REG_DATA if state.divisor_latched() => state.divisor = (state.divisor & 0xff00) | u16::from(byte),
+            REG_DATA if state.divisor_latched() => {
+                state.divisor = (state.divisor & 0xff00) | u16::from(byte)
+            }
             REG_DATA => self.transmit(&mut state, byte),
             REG_INTERRUPT_ENABLE if state.divisor_latched() => {
                 state.divisor = (state.divisor & 0x00ff) | (u16::from(byte) << 8);

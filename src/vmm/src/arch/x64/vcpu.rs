@@ -1,9 +1,9 @@
 //! What a vCPU's packets mean on x64: memory accesses are decoded here, port accesses arrive decoded.
 
+use super::Platform;
 use super::emulate::{EmulateError, Emulator, Registers};
 use super::instruction::{DecodeError, MAX_INSTRUCTION, decode};
 use super::page_table::{TranslateError, read_linear};
-use super::Platform;
 use crate::arch::Entry;
 use crate::bus::Bus;
 use crate::memory::{GuestMemory, PAGE_SIZE};
@@ -65,7 +65,11 @@ pub fn prepare(vcpu: &zx::Vcpu, entry: Entry) -> Result<(), zx::Status> {
 /// # Errors
 ///
 /// [`TrapError::State`]
-pub fn handle_io(platform: &Platform, vcpu: &zx::Vcpu, packet: &zx::GuestIoPacket) -> Result<(), TrapError> {
+pub fn handle_io(
+    platform: &Platform,
+    vcpu: &zx::Vcpu,
+    packet: &zx::GuestIoPacket,
+) -> Result<(), TrapError> {
     let mut data = packet.data;
     let width = usize::from(packet.access_size).min(data.len());
     let port = u64::from(packet.port);
@@ -135,8 +139,8 @@ fn fetch<'a>(
 fn load_registers(state: &zx::VcpuState) -> Registers {
     Registers {
         gpr: [
-            state.rax, state.rcx, state.rdx, state.rbx, state.rsp, state.rbp, state.rsi, state.rdi, state.r8, state.r9,
-            state.r10, state.r11, state.r12, state.r13, state.r14, state.r15,
+            state.rax, state.rcx, state.rdx, state.rbx, state.rsp, state.rbp, state.rsi, state.rdi,
+            state.r8, state.r9, state.r10, state.r11, state.r12, state.r13, state.r14, state.r15,
         ],
         rflags: state.rflags,
     }
@@ -144,8 +148,8 @@ fn load_registers(state: &zx::VcpuState) -> Registers {
 
 fn store_registers(state: &mut zx::VcpuState, registers: &Registers) {
     [
-        state.rax, state.rcx, state.rdx, state.rbx, state.rsp, state.rbp, state.rsi, state.rdi, state.r8, state.r9,
-        state.r10, state.r11, state.r12, state.r13, state.r14, state.r15,
+        state.rax, state.rcx, state.rdx, state.rbx, state.rsp, state.rbp, state.rsi, state.rdi,
+        state.r8, state.r9, state.r10, state.r11, state.r12, state.r13, state.r14, state.r15,
     ] = registers.gpr;
     state.rflags = (state.rflags & !ARITHMETIC_FLAGS) | (registers.rflags & ARITHMETIC_FLAGS);
 }

@@ -100,14 +100,19 @@ pub fn load(
 }
 
 /// Puts a container with just the kernel item at [`KERNEL_ADDRESS`] and returns the entry point.
-fn load_kernel(memory: &dyn GuestMemory, layout: &MemoryLayout, kernel: &zbi::Item<'_>) -> Result<u64, ZirconError> {
+fn load_kernel(
+    memory: &dyn GuestMemory,
+    layout: &MemoryLayout,
+    kernel: &zbi::Item<'_>,
+) -> Result<u64, ZirconError> {
     let entry = u64_at(kernel.payload(), 0).ok_or(ZirconError::NoKernel)?;
     let reserve = u64_at(kernel.payload(), 8).ok_or(ZirconError::NoKernel)?;
     let mut container = Builder::default();
     container.push_item(kernel)?;
     let container = container.finish();
     let len = (container.len() as u64).checked_add(reserve);
-    let range = KERNEL_ADDRESS..len.and_then(|len| KERNEL_ADDRESS.checked_add(len)).unwrap_or(u64::MAX);
+    let range =
+        KERNEL_ADDRESS..len.and_then(|len| KERNEL_ADDRESS.checked_add(len)).unwrap_or(u64::MAX);
     if range.end > DATA_ADDRESS || !layout.contains(range.start, range.end - range.start) {
         return Err(ZirconError::KernelRoom { range });
     }
@@ -171,7 +176,10 @@ mod tests {
         builder.finish()
     }
 
-    fn try_load(kernel: &[u8], ramdisk: Option<&[u8]>) -> Result<(BufferMemory, Entry), ZirconError> {
+    fn try_load(
+        kernel: &[u8],
+        ramdisk: Option<&[u8]>,
+    ) -> Result<(BufferMemory, Entry), ZirconError> {
         let memory = BufferMemory::new(layout().end() as usize);
         let image = ZirconImage { kernel, ramdisk, command_line: "kernel.serial=legacy" };
         let entry = load(&memory, &layout(), &[memory_map::PCI_ECAM], &image)?;
@@ -214,8 +222,14 @@ mod tests {
 
     #[test]
     fn impossible_kernels_are_refused() {
-        assert!(matches!(try_load(&kernel(0x50, u64::MAX), None), Err(ZirconError::KernelRoom { .. })));
-        assert!(matches!(try_load(&kernel(0x50, 0x3f0_0000), None), Err(ZirconError::KernelRoom { .. })));
+        assert!(matches!(
+            try_load(&kernel(0x50, u64::MAX), None),
+            Err(ZirconError::KernelRoom { .. })
+        ));
+        assert!(matches!(
+            try_load(&kernel(0x50, 0x3f0_0000), None),
+            Err(ZirconError::KernelRoom { .. })
+        ));
         assert!(matches!(try_load(&kernel(0x10, 0), None), Err(ZirconError::Entry { .. })));
         assert!(matches!(try_load(&kernel(u64::MAX, 0), None), Err(ZirconError::Entry { .. })));
         assert!(matches!(try_load(&Builder::default().finish(), None), Err(ZirconError::NoKernel)));

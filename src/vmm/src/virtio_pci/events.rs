@@ -1,0 +1,128 @@
+//! The signals by which device processes ask for interrupts, for all devices of a machine on one thread.
+
+use super::VirtioPciDevice;
+use super::interrupts::Cause;
+use fuchsia_zircon::{self as zx, AsHandleRef};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// `EVENT_SET_QUEUE` of `fuchsia.virtualization.hardware`: sets the ISR's queue bit.
+const SET_QUEUE: zx::Signals = zx::Signals::USER_0;
+/// `EVENT_SET_CONFIG`: sets the ISR's configuration bit.
+const SET_CONFIG: zx::Signals = zx::Signals::USER_1;
+/// `EVENT_SET_INTERRUPT`: interrupts.
+const SET_INTERRUPT: zx::Signals = zx::Signals::USER_2;
+/// `EVENT_NEEDS_RESET`: the driver broke the protocol.
+const NEEDS_RESET: zx::Signals = zx::Signals::USER_3;
+/// `EVENT_QUEUE_FIRST` and on: which queue, modulo four.
+const LANES: [zx::Signals; 4] =
+    [zx::Signals::USER_4, zx::Signals::USER_5, zx::Signals::USER_6, zx::Signals::USER_7];
+
+/// Key of the packet that ends the thread; devices have their index.
+const STOP: u64 = u64::MAX;
+
+struct Source {
+    event: zx::Event,
+    device: Arc<VirtioPciDevice>,
+}
+
+/// Waits for the devices' signals and turns them into interrupts.
+pub struct DeviceEvents {
+    port: Arc<zx::Port>,
+    sources: Arc<Mutex<Vec<Arc<Source>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DeviceEvents {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// What starting a thread fails with.
+    pub fn new() -> std::io::Result<Self> {
+        let port = Arc::new(zx::Port::create());
+        let sources = Arc::new(Mutex::new(Vec::new()));
+        let thread = {
+            let (port, sources) = (port.clone(), sources.clone());
+            thread::Builder::new()
+                .name("device-events".to_owned())
+                .spawn(move || serve(&port, &sources))?
+        };
+        Ok(Self { port, sources, thread: Some(thread) })
+    }
+
+    /// Turns signals on `event` into interrupts of `device`.
+    ///
+    /// # Errors
+    ///
+    /// The status of waiting for the event.
+    pub fn add(&self, event: zx::Event, device: Arc<VirtioPciDevice>) -> Result<(), zx::Status> {
+        let source = Arc::new(Source { event, device });
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = sources.len() as u64;
+        sources.push(source.clone());
+        wait(&self.port, key, &source.event)
+    }
+}
+
+impl Drop for DeviceEvents {
+    fn drop(&mut self) {
+        let packet = zx::Packet::from_user_packet(STOP, 0, zx::UserPacket::from_u8_array([0; 32]));
+        if let Err(status) = self.port.queue(&packet) {
+            tracing::error!(%status, "Could not stop the thread of device events");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("The thread of device events panicked");
+        }
+    }
+}
+
+fn wait(port: &zx::Port, key: u64, event: &zx::Event) -> Result<(), zx::Status> {
+    // A configuration change or a queue alone only sets the ISR; it interrupts when SET_INTERRUPT comes.
+    let signals = SET_INTERRUPT | NEEDS_RESET;
+    event.wait_async_handle(port, key, signals, zx::WaitAsyncOpts::empty())
+}
+
+fn serve(port: &zx::Port, sources: &Mutex<Vec<Arc<Source>>>) {
+    loop {
+        let packet = match port.wait(zx::Time::INFINITE) {
+            Ok(packet) => packet,
+            Err(status) => {
+                tracing::error!(%status, "Waiting for device events failed; devices are without interrupts now");
+                return;
+            }
+        };
+        if packet.key() == STOP {
+            return;
+        }
+        let source = {
+            let sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
+            usize::try_from(packet.key()).ok().and_then(|key| sources.get(key).cloned())
+        };
+        let (Some(source), zx::PacketContents::SignalOne(signal)) = (source, packet.contents())
+        else {
+            continue;
+        };
+        let observed = signal.observed();
+        // Clear first: what the device signals from now on comes as another packet.
+        let cleared = source.event.signal_handle(observed, zx::Signals::NONE);
+        raise(&source.device, observed);
+        if let Err(status) = cleared.and_then(|()| wait(port, packet.key(), &source.event)) {
+            tracing::error!(device = source.device.name(), %status, "A device's event is unusable");
+            source.device.set_dead();
+        }
+    }
+}
+
+fn raise(device: &VirtioPciDevice, observed: zx::Signals) {
+    if observed.contains(NEEDS_RESET) {
+        device.set_needs_reset();
+    }
+    let lanes = LANES.iter().enumerate().filter(|(_, signal)| observed.contains(**signal));
+    device.raise(Cause {
+        queues: observed.contains(SET_QUEUE),
+        lanes: lanes.fold(0, |lanes, (index, _)| lanes | (1 << index)),
+        config: observed.contains(SET_CONFIG),
+    });
+}

@@ -57,7 +57,7 @@ impl Drop for Loan<'_> {
 }
 
 /// A position in one part of a chain.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Cursor {
     segment: usize,
     offset: u32,
@@ -123,6 +123,11 @@ impl<'q> ReadableChain<'q> {
         self.cursor.take(&self.loan, max)
     }
 
+    /// What [`ReadableChain::take`] would yield without a limit, without taking it.
+    pub fn peek(&self) -> Option<GuestSlice<'q>> {
+        self.cursor.clone().take(&self.loan, usize::MAX)
+    }
+
     /// Reads a value, wherever the driver split it.
     ///
     /// # Errors
@@ -152,6 +157,13 @@ impl<'q> ReadableChain<'q> {
         while let Some(slice) = self.take(len) {
             len -= slice.len();
         }
+    }
+
+    /// Starts reading from the front again.
+    #[must_use]
+    pub fn rewind(mut self) -> Self {
+        self.cursor = Cursor { segment: 0, offset: 0, remaining: self.loan.segments.readable_len };
+        self
     }
 
     /// Goes on to the writable part; readable bytes not read yet are skipped.
@@ -229,6 +241,11 @@ impl<'q> WritableChain<'q> {
         // No overflow: all lengths of a chain together fit u32.
         self.loan.written += slice.len() as u32;
         Some(slice)
+    }
+
+    /// What [`WritableChain::take`] would yield without a limit, without taking it.
+    pub fn peek(&self) -> Option<GuestSlice<'q>> {
+        self.cursor.clone().take(&self.loan, usize::MAX)
     }
 
     /// Writes a value, wherever the driver split the buffer.

@@ -1,1 +1,11 @@
-//! The virtio-rng device component.
+//! The virtio-rng device component: entropy for the guest (virtio 1.2 §5.4). What may enter is what fills buffers
+//! with random bytes, and the serving of `fuchsia.virtualization.hardware.VirtioRng`.
+
+#![forbid(unsafe_code)]
+
+mod device;
+
+pub use device::{QUEUES, RngDevice};
+
+#[cfg(test)]
+mod device_test;

@@ -27,6 +27,8 @@ mod registers;
 mod segment;
 mod stats;
 mod time;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use error::Error;

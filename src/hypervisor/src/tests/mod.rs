@@ -1,0 +1,7 @@
+//! Tests of whole guests: small programs that run on a vCPU and report through ports.
+
+mod exceptions;
+mod machine;
+mod modes;
+mod paging;
+mod vcpu;

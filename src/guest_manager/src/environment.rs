@@ -1,0 +1,18 @@
+//! What the manager gets from its namespace, behind a trait so that tests put fakes beside it.
+
+use fidl_fuchsia_memorypressure as fpressure;
+use fidl_fuchsia_net_interfaces as finterfaces;
+use fidl_fuchsia_virtualization as fvirt;
+
+/// The protocols that the manager uses.
+pub(crate) trait Environment {
+    /// A connection to the VMM's lifecycle; the VMM starts with it and ends with the last one.
+    fn lifecycle(&self) -> anyhow::Result<fvirt::GuestLifecycleProxy>;
+    /// A connection to the VMM's guest.
+    fn guest(&self) -> anyhow::Result<fvirt::GuestProxy>;
+    /// The provider of memory pressure levels.
+    fn memory_pressure(&self) -> anyhow::Result<fpressure::ProviderProxy>;
+    /// The state of the host's network interfaces.
+    fn interfaces(&self) -> anyhow::Result<finterfaces::StateProxy>;
+}
+

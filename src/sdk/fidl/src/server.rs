@@ -61,6 +61,11 @@ impl ServeInner {
         &self.channel
     }
 
+    /// The channel, given back, for who goes on with another protocol on it.
+    pub fn into_channel(self) -> AsyncChannel {
+        self.channel
+    }
+
     /// Ends the connection when the stream of requests is polled next.
     pub fn shutdown(&self) {
         self.shut_down.store(true, Ordering::Release);

@@ -287,7 +287,7 @@ impl CurrentGuard {
 impl Drop for CurrentGuard {
     fn drop(&mut self) {
         // `try_with`: a thread that ends may have lost the variable already.
-        let _ = CURRENT.try_with(|current| current.take());
+        let _ = CURRENT.try_with(RefCell::take);
     }
 }
 

@@ -1,0 +1,167 @@
+//! `guest socat`: standard input and output on a vsock connection.
+
+use crate::args::GuestType;
+use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
+use crate::terminal::{self, Input, Terminal};
+use fidl::endpoints::{create_proxy, create_request_stream};
+use fidl_fuchsia_virtualization as fvirt;
+use fuchsia_async as fasync;
+use fuchsia_zircon as zx;
+use futures::future::{Either, select};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, pin_mut};
+use serde::Serialize;
+use std::fmt;
+
+/// What `guest socat` comes to.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub(crate) enum SocatOutcome {
+    SocatSuccess,
+    NotRunning,
+    NoVsockDevice,
+    NoListener(u32),
+    FailedToListen(u32),
+    InternalFailure(String),
+}
+
+impl Outcome for SocatOutcome {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::SocatSuccess => 0,
+            Self::NotRunning | Self::NoVsockDevice => EXIT_NOT_RUNNING,
+            Self::NoListener(_) | Self::FailedToListen(_) | Self::InternalFailure(_) => {
+                EXIT_FAILURE
+            }
+        }
+    }
+}
+
+impl fmt::Display for SocatOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SocatSuccess => Ok(()),
+            Self::NotRunning => writeln!(f, "The guest is not running"),
+            Self::NoVsockDevice => {
+                writeln!(f, "The guest has no vsock device; launch it with --virtio-vsock true")
+            }
+            Self::NoListener(port) => writeln!(f, "Nothing in the guest listens on port {port}"),
+            Self::FailedToListen(port) => {
+                writeln!(f, "Somebody else on the host listens on port {port} already")
+            }
+            Self::InternalFailure(reason) => writeln!(f, "The vsock device failed: {reason}"),
+        }
+    }
+}
+
+async fn endpoint(
+    guest_type: GuestType,
+    manager: &fvirt::GuestManagerProxy,
+) -> Result<fvirt::HostVsockEndpointProxy, SocatOutcome> {
+    if guest_type == GuestType::Zircon {
+        return Err(SocatOutcome::NoVsockDevice);
+    }
+    let internal = |e: fidl::Error| SocatOutcome::InternalFailure(e.to_string());
+    let (guest, server) = create_proxy::<fvirt::GuestMarker>();
+    manager.connect(server).await.map_err(internal)?.map_err(|_| SocatOutcome::NotRunning)?;
+    let (endpoint, server) = create_proxy::<fvirt::HostVsockEndpointMarker>();
+    match guest.get_host_vsock_endpoint(server).await.map_err(internal)? {
+        Ok(()) => Ok(endpoint),
+        Err(fvirt::GuestError::DeviceNotPresent) => Err(SocatOutcome::NoVsockDevice),
+        Err(error) => Err(SocatOutcome::InternalFailure(format!("{error:?}"))),
+    }
+}
+
+/// Connects to a port on which the guest listens.
+pub(crate) async fn connect(
+    guest_type: GuestType,
+    manager: &fvirt::GuestManagerProxy,
+    port: u32,
+) -> SocatOutcome {
+    let endpoint = match endpoint(guest_type, manager).await {
+        Ok(endpoint) => endpoint,
+        Err(outcome) => return outcome,
+    };
+    match endpoint.connect(port).await {
+        Ok(Ok(socket)) => copy(socket).await,
+        Ok(Err(raw)) => match zx::Status::from_raw(raw) {
+            zx::Status::CONNECTION_REFUSED => SocatOutcome::NoListener(port),
+            status => SocatOutcome::InternalFailure(status.to_string()),
+        },
+        Err(e) => SocatOutcome::InternalFailure(e.to_string()),
+    }
+}
+
+/// Waits for the guest to connect to a port of the host, once.
+pub(crate) async fn listen(
+    guest_type: GuestType,
+    manager: &fvirt::GuestManagerProxy,
+    port: u32,
+) -> SocatOutcome {
+    let endpoint = match endpoint(guest_type, manager).await {
+        Ok(endpoint) => endpoint,
+        Err(outcome) => return outcome,
+    };
+    let (acceptor, mut requests) = create_request_stream::<fvirt::HostVsockAcceptorMarker>();
+    match endpoint.listen(port, acceptor).await {
+        Ok(Ok(())) => {}
+        Ok(Err(raw)) => {
+            return match zx::Status::from_raw(raw) {
+                zx::Status::ALREADY_BOUND => SocatOutcome::FailedToListen(port),
+                status => SocatOutcome::InternalFailure(status.to_string()),
+            };
+        }
+        Err(e) => return SocatOutcome::InternalFailure(e.to_string()),
+    }
+    while let Some(Ok(request)) = requests.next().await {
+        let fvirt::HostVsockAcceptorRequest::Accept { port: asked, responder, .. } = request;
+        if asked != port {
+            let refused = zx::Status::CONNECTION_REFUSED.into_raw();
+            drop(responder.send(Err(refused)));
+            continue;
+        }
+        let (ours, theirs) = zx::Socket::create_stream();
+        return match responder.send(Ok(theirs)) {
+            Ok(()) => copy(ours).await,
+            Err(e) => SocatOutcome::InternalFailure(e.to_string()),
+        };
+    }
+    SocatOutcome::InternalFailure("the vsock device went away".to_owned())
+}
+
+/// Copies both ways until the guest closes; the end of our input is told to the guest.
+async fn copy(socket: zx::Socket) -> SocatOutcome {
+    let (mut from, mut to) = fasync::Socket::from_socket(socket).split();
+    let mut terminal = match Terminal::open() {
+        Ok(terminal) => terminal,
+        Err(e) => return SocatOutcome::InternalFailure(e.to_string()),
+    };
+    let output = async {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match from.read(&mut buffer).await {
+                Ok(0) => return Ok(()),
+                Ok(n) => terminal::write(&buffer[..n])?,
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    let input = async {
+        loop {
+            match terminal.read().await {
+                Input::Bytes(bytes) => to.write_all(&bytes).await?,
+                Input::Escape(bytes) => return to.write_all(&bytes).await,
+                Input::End => {
+                    to.close().await?;
+                    futures::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    pin_mut!(output, input);
+    let result = match select(output, input).await {
+        Either::Left((result, _)) | Either::Right((result, _)) => result,
+    };
+    match result {
+        Ok(()) => SocatOutcome::SocatSuccess,
+        Err(e) => SocatOutcome::InternalFailure(e.to_string()),
+    }
+}

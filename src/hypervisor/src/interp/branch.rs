@@ -36,17 +36,18 @@ fn jump(cpu: &mut Cpu, target: u64) -> Outcome {
 
 /// Operand size in bytes of a near branch.
 fn branch_size(cpu: &Cpu, instruction: &Instruction) -> usize {
+    match instruction.code() {
+        Code::Retnw | Code::Retnw_imm16 => return 2,
+        Code::Retnd | Code::Retnd_imm16 => return 4,
+        Code::Retnq | Code::Retnq_imm16 => return 8,
+        _ => {}
+    }
     match instruction.op0_kind() {
         OpKind::NearBranch16 => 2,
         OpKind::NearBranch32 => 4,
         OpKind::NearBranch64 => 8,
         OpKind::Register | OpKind::Memory => operand::size(instruction, 0),
-        _ => match instruction.code() {
-            Code::Retnw | Code::Retnw_imm16 => 2,
-            Code::Retnd | Code::Retnd_imm16 => 4,
-            Code::Retnq | Code::Retnq_imm16 => 8,
-            _ => (cpu.code_bits() / 8) as usize,
-        },
+        _ => (cpu.code_bits() / 8) as usize,
     }
 }
 
@@ -57,7 +58,7 @@ pub(super) fn near(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
         let (target, rsp) = stack::peek(cpu, 0, size)?;
         check_target(cpu, target)?;
         stack::set_pointer(cpu, rsp);
-        if instruction.op0_kind() == OpKind::Immediate16 {
+        if instruction.op_count() == 1 {
             stack::release(cpu, instruction.immediate16().into());
         }
         cpu.state.rip = target;

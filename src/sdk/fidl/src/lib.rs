@@ -20,9 +20,6 @@ mod persistence;
 pub mod prelude;
 mod server;
 
-#[cfg(test)]
-mod encoding_test;
-
 pub use error::{Error, Result};
 pub use persistence::{Persistable, persist, unpersist};
 pub use server::{MethodType, RequestMessage, ServeInner};

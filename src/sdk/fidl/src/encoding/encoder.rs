@@ -1,6 +1,6 @@
 //! Writing messages.
 
-use super::{ALLOC_PRESENT_U32, ALLOC_PRESENT_U64, Depth};
+use super::{ALLOC_PRESENT_U32, ALLOC_PRESENT_U64, Depth, ValueType, WireType};
 use crate::{Error, Result};
 use fuchsia_zircon::{Handle, HandleDisposition, HandleOp, ObjectType, Rights, Status};
 use std::cell::Cell;
@@ -50,6 +50,36 @@ impl<'a> Encoder<'a> {
     ) -> Encoder<'a> {
         debug_assert_eq!(bytes.len() % 8, 0);
         Encoder { bytes, handles }
+    }
+
+    /// Encodes one value as the body of a message would have it.
+    ///
+    /// # Errors
+    ///
+    /// The value breaks a bound of its type.
+    pub fn encode_all<T: WireType>(
+        value: T::Owned,
+    ) -> Result<(Vec<u8>, Vec<HandleDisposition<'static>>)> {
+        let (mut bytes, mut handles) = (Vec::new(), Vec::new());
+        Encoder::new(&mut bytes, &mut handles)
+            .body(T::SIZE, |encoder, at, depth| T::encode_owned(value, encoder, at, depth))?;
+        Ok((bytes, handles))
+    }
+
+    /// Encodes one value into the thread's buffer, as sending does, and calls `f` with its bytes.
+    ///
+    /// # Errors
+    ///
+    /// The value breaks a bound of its type.
+    pub fn with_encoded<T: ValueType, R>(
+        value: T::Borrowed<'_>,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R> {
+        with_buffers(|bytes, handles| {
+            Encoder::new(bytes, handles)
+                .body(T::SIZE, |encoder, at, depth| T::encode(value, encoder, at, depth))?;
+            Ok(f(bytes))
+        })
     }
 
     /// Appends room for `len` bytes, which is zero, and returns its offset.

@@ -1,0 +1,81 @@
+//! Encoding and decoding against copying the same bytes, at 60 KiB, where a message is nearly full.
+
+use divan::counter::BytesCount;
+use divan::{Bencher, black_box};
+use fidl::encoding::{Decoder, Encoder, ValueType, Vector, WireType};
+use fidl_test_wire::Small;
+
+const SIZE: usize = 60 * 1024;
+
+fn main() {
+    divan::main();
+}
+
+#[divan::bench]
+fn memcpy(bencher: Bencher<'_, '_>) {
+    let from = vec![7u8; SIZE];
+    let mut to = vec![0u8; SIZE];
+    bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
+        black_box(to.as_mut_slice()).copy_from_slice(black_box(&from));
+    });
+}
+
+#[divan::bench]
+fn memcpy_to_new_vec(bencher: Bencher<'_, '_>) {
+    let from = vec![7u8; SIZE];
+    bencher.counter(BytesCount::new(SIZE)).bench(|| black_box(from.as_slice()).to_vec());
+}
+
+fn encode<T: ValueType>(bencher: Bencher<'_, '_>, value: &T::Owned) {
+    bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
+        Encoder::with_encoded::<T, _>(T::borrow(black_box(value)), |bytes| {
+            black_box(bytes.len());
+        })
+        .unwrap();
+    });
+}
+
+fn decode<T: WireType>(bencher: Bencher<'_, '_>, value: T::Owned) {
+    let (bytes, _) = Encoder::encode_all::<T>(value).unwrap();
+    bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
+        Decoder::decode_all::<T>(black_box(&bytes), &mut []).unwrap()
+    });
+}
+
+type Bytes = Vector<u8, { u32::MAX }>;
+type Words = Vector<u64, { u32::MAX }>;
+type Structs = Vector<Small, { u32::MAX }>;
+
+fn smalls() -> Vec<Small> {
+    vec![Small { a: 1, b: 2 }; SIZE / 4]
+}
+
+#[divan::bench]
+fn encode_bytes(bencher: Bencher<'_, '_>) {
+    encode::<Bytes>(bencher, &vec![7; SIZE]);
+}
+
+#[divan::bench]
+fn encode_words(bencher: Bencher<'_, '_>) {
+    encode::<Words>(bencher, &vec![7; SIZE / 8]);
+}
+
+#[divan::bench]
+fn encode_structs(bencher: Bencher<'_, '_>) {
+    encode::<Structs>(bencher, &smalls());
+}
+
+#[divan::bench]
+fn decode_bytes(bencher: Bencher<'_, '_>) {
+    decode::<Bytes>(bencher, vec![7; SIZE]);
+}
+
+#[divan::bench]
+fn decode_words(bencher: Bencher<'_, '_>) {
+    decode::<Words>(bencher, vec![7; SIZE / 8]);
+}
+
+#[divan::bench]
+fn decode_structs(bencher: Bencher<'_, '_>) {
+    decode::<Structs>(bencher, smalls());
+}

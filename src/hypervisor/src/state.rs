@@ -4,11 +4,7 @@
 //! 32-bit absolute displacement and needs no register for it. Rust sees the same bytes at the same address.
 
 use std::mem::offset_of;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
-
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Number of general-purpose registers.
 pub const GPR_COUNT: usize = 16;
@@ -169,6 +165,11 @@ pub struct TableRegister {
 #[derive(Clone, Copy, Debug)]
 pub struct FxsaveArea(pub [u8; 512]);
 
+/// Stands in for guest memory that translated code cannot reach directly.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct BounceBuffer(pub [u8; 1024]);
+
 /// Everything that makes up a vCPU's registers, and the words translated code shares with Rust.
 ///
 /// All-zero bytes are a valid value.
@@ -200,8 +201,12 @@ pub struct CpuState {
     pub tlb_set_protected: u64,
     /// TLB set of supervisor mode with user pages accessible.
     pub tlb_set_open: u64,
-    /// Host address where an abandoned cold path continues.
+    /// Host address where translated code continues after a thunk.
     pub resume: u64,
+    /// The translator's run context, for thunks.
+    pub context: u64,
+    /// Status flags as AX holds them after LAHF; SETO AL, across transfers between pages and indirect ones.
+    pub flags_slot: u64,
 
     /// Segments by [`seg`] number.
     pub segments: [Segment; 6],
@@ -262,10 +267,8 @@ pub struct CpuState {
     pub vector: [[u8; 32]; 16],
     /// x87 and MXCSR image, current only after [`crate::translator`] stored it on request.
     pub fxsave: FxsaveArea,
-    /// XSAVE staging area for translated XSAVE and XRSTOR: legacy 512, header 64, AVX 256.
-    pub xsave: [u8; 1024],
     /// Bounce buffer for accesses that cannot go straight to guest RAM.
-    pub bounce: [u8; 1024],
+    pub bounce: BounceBuffer,
 }
 
 impl CpuState {
@@ -282,54 +285,5 @@ impl CpuState {
     /// True if status flag or control flag `flag` is set.
     pub fn flag(&self, flag: Rflags) -> bool {
         self.rflags & flag.bits() != 0
-    }
-}
-
-/// Owns a [`CpuState`] below 2 GiB.
-pub struct StateBox(NonNull<CpuState>);
-
-impl StateBox {
-    /// Allocates a zeroed state.
-    pub fn new() -> Result<StateBox, rustix::io::Errno> {
-        // SAFETY: a fresh anonymous mapping at an address the kernel chooses.
-        let base = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                size_of::<CpuState>(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32),
-            )?
-        };
-        NonNull::new(base.cast()).map(StateBox).ok_or(rustix::io::Errno::NOMEM)
-    }
-
-    /// The state's address, which is below 2^31.
-    pub fn address(&self) -> u32 {
-        self.0.as_ptr() as usize as u32
-    }
-}
-
-impl Deref for StateBox {
-    type Target = CpuState;
-    fn deref(&self) -> &CpuState {
-        // SAFETY: a live mapping of a zero-initialised `CpuState`, for which zero bytes are valid. Translated code
-        // writes it only inside `Translator::run`, which holds `&mut Cpu`.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl DerefMut for StateBox {
-    fn deref_mut(&mut self) -> &mut CpuState {
-        // SAFETY: as for `deref`, and `&mut self` is exclusive.
-        unsafe { self.0.as_mut() }
-    }
-}
-
-impl Drop for StateBox {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`; no reference outlives `self`. Failure would only leak address space.
-        unsafe {
-            let _ = munmap(self.0.as_ptr().cast(), size_of::<CpuState>());
-        }
     }
 }

@@ -279,6 +279,11 @@ impl Tlb {
         }
     }
 
+    /// The identity of the code page at `va` for `view`, 0 if unknown. Another page with the same index may own it.
+    pub fn code(&self, view: View, va: u64) -> u32 {
+        self.logs[self.slot(view)].set().code[index_of(va)]
+    }
+
     /// Records the identity of the code page at `va` for `view`.
     pub fn set_code(&mut self, view: View, va: u64, id: u32, global: bool, page_size: u64) {
         let slot = self.slot(view);

@@ -1,17 +1,43 @@
 //! The translator: guest x86-64 code becomes host x86-64 code.
 //!
 //! What the rest of the crate needs to know:
-//! * [`crate::cpu::Cpu`] owns `state: StateBox`, `tlb: Tlb`, `translator: Box<Translator>` and `guest: Arc<Guest>`.
 //! * [`run`] executes 64-bit code until something needs the run loop; the state is complete and precise on return,
-//!   except that the x87 registers stay in the host's (see [`Translator`]).
+//!   except that the x87 registers stay in the host's (see [`fpu`]).
 //! * Whoever writes guest RAM on behalf of this vCPU calls [`Translator::before_store`] first.
-//! * Whoever changes CPL, CR0, CR3, CR4, EFER, XCR0 or RFLAGS.AC flushes through [`crate::tlb::Tlb`] as the architecture
-//!   says; `run` and the instruction thunks publish the TLB sets and look the next block up afresh after every
-//!   interpreted instruction that can change them.
+//! * Whoever changes CPL, CR0, CR3, CR4, EFER, XCR0 or RFLAGS.AC flushes and publishes through [`crate::tlb::Tlb`] as the
+//!   architecture says; after every interpreted instruction that can change them the next block is looked up afresh.
 
+mod arena;
+mod asm;
+mod cache;
+mod classify;
+mod emit;
+mod fpu;
+mod handlers;
+mod links;
+mod liveness;
+mod resolve;
+mod return_stack;
+mod signals;
+mod smc;
+mod thunks;
+
+use iced_x86::{Encoder, InstructionInfoFactory};
+
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::Cpu;
 use crate::exception::Exception;
 use crate::exit::Exit;
 use crate::guest::Guest;
+use arena::Arena;
+use asm::Asm;
+use cache::{Cache, JumpTable};
+use return_stack::ReturnStack;
+use thunks::{Env, Handlers, Stubs};
+
+pub(crate) use smc::{after_sleep, before_sleep, serve_requests};
 
 /// Why [`run`] returned.
 #[derive(Debug)]
@@ -30,24 +56,164 @@ pub enum RunExit {
     BellClosed,
 }
 
+/// A store that went to the bounce buffer and waits for its instruction to have executed.
+#[derive(Clone, Copy)]
+struct PendingStore {
+    va: u64,
+    size: usize,
+    /// Offset in the bounce buffer, which keeps the alignment of the linear address.
+    offset: usize,
+    transfers: bool,
+}
+
 /// Code cache and lookup structures of one vCPU.
-pub struct Translator {}
+pub struct Translator {
+    arena: Arena,
+    asm: Asm,
+    encoder: Encoder,
+    infos: InstructionInfoFactory,
+    cache: Cache,
+    jump_table: JumpTable,
+    return_stack: ReturnStack,
+    env: Env,
+    stubs: Stubs,
+    /// Bytes of fixed code at the arena's start.
+    fixed: usize,
+    /// Stores by Rust code to pages with translated code, not yet acted on.
+    code_writes: Vec<(u64, usize)>,
+    pending_store: Option<PendingStore>,
+    /// Why translated code is being left; a poll leaves it empty.
+    exit: Option<RunExit>,
+    /// Translate and run one instruction at a time.
+    single: bool,
+    /// The x87 image in the state has been initialized.
+    fpu_loaded: bool,
+    /// Blocks translated, guest instructions in them, bytes emitted for them.
+    pub(crate) counters: Counters,
+}
+
+/// What the translator has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub instructions: u64,
+    /// Host bytes emitted for them.
+    pub bytes: u64,
+    /// Memory accesses that left the inline path.
+    pub slow_accesses: u64,
+    /// Instructions that thunks interpreted.
+    pub interpreted: u64,
+    /// Transfers resolved by Rust: first uses of direct links, misses of the jump table.
+    pub links: u64,
+    /// As `links`, for indirect transfers.
+    pub indirect: u64,
+    /// Blocks invalidated because their bytes changed.
+    pub invalidated: u64,
+    /// Times the code cache was emptied.
+    pub flushes: u64,
+}
 
 impl Translator {
     /// Allocates the code cache for the vCPU whose state lives at `state_address`.
     pub fn new(state_address: u32) -> Result<Translator, rustix::io::Errno> {
-        let _ = state_address;
-        Ok(Translator {})
+        signals::install()?;
+        let arena = Arena::new()?;
+        let jump_table = JumpTable::new()?;
+        let return_stack = ReturnStack::new()?;
+        let env = Env {
+            state: state_address,
+            jump_table: jump_table.address(),
+            return_top: return_stack.top(),
+            bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+        };
+        let mut asm = Asm::new();
+        asm.reset(arena.base());
+        let stubs = thunks::build(
+            &mut asm,
+            env,
+            &Handlers {
+                access: handlers::access,
+                commit: handlers::commit,
+                interpret: handlers::interpret,
+                link: handlers::link,
+                indirect: handlers::indirect,
+            },
+        );
+        let mut translator = Translator {
+            arena,
+            asm,
+            encoder: Encoder::new(64),
+            infos: InstructionInfoFactory::new(),
+            cache: Cache::default(),
+            jump_table,
+            return_stack,
+            env,
+            stubs,
+            fixed: 0,
+            code_writes: Vec::new(),
+            pending_store: None,
+            exit: None,
+            single: false,
+            fpu_loaded: false,
+            counters: Counters::default(),
+        };
+        translator.arena.append(&translator.asm.code).ok_or(rustix::io::Errno::NOMEM)?;
+        translator.fixed = translator.arena.used();
+        translator.jump_table.clear(stubs.indirect);
+        translator.return_stack.reset(stubs.underflow);
+        Ok(translator)
     }
 
     /// Must be called before Rust code on this vCPU stores to `size` bytes of guest RAM at `gpa`, within one page.
     pub(crate) fn before_store(&mut self, guest: &Guest, gpa: u64, size: usize) {
-        let _ = (guest, gpa, size);
+        if guest.translated.get(gpa >> 12) {
+            self.code_writes.push((gpa, size));
+        }
     }
 }
 
 /// Runs 64-bit code from `cpu.state.rip` until something needs the run loop.
-pub(crate) fn run(cpu: &mut crate::cpu::Cpu) -> RunExit {
-    let _ = cpu;
-    RunExit::Mode
+pub(crate) fn run(cpu: &mut Cpu) -> RunExit {
+    run_with(cpu, false)
 }
+
+/// Runs exactly one instruction, of any kind that [`crate::interp`] leaves to the host CPU.
+pub(crate) fn step(cpu: &mut Cpu) -> RunExit {
+    run_with(cpu, true)
+}
+
+fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
+    if !cpu.is_64bit() {
+        return RunExit::Mode;
+    }
+    cpu.translator.single = single;
+    smc::drain(cpu);
+    let block = match resolve::block(cpu) {
+        Ok(block) => block,
+        Err(exit) => return exit,
+    };
+    let code = cpu.translator.cache.blocks[block as usize].main;
+    cpu.translator.exit = None;
+    let top = cpu.translator.return_stack.top();
+    if cpu.state.return_stack == 0 {
+        cpu.state.return_stack = top;
+    }
+    cpu.rights_changed();
+    cpu.state.context = std::ptr::from_mut(cpu) as u64;
+    fpu::load(cpu);
+    let enter = cpu.translator.stubs.enter;
+    // SAFETY: `enter` is the address of code that `thunks::build` emitted with this signature and that keeps the
+    // System V calling convention. The state it works on is `cpu`'s, reached through the address given at creation
+    // and through `context`; no Rust reference to it is used before the call returns.
+    let enter: extern "C" fn(u64) = unsafe { std::mem::transmute::<u64, extern "C" fn(u64)>(enter) };
+    let guard = signals::Running::new(cpu);
+    enter(code);
+    drop(guard);
+    fpu::store(cpu);
+    cpu.stats.translated_exits += 1;
+    smc::drain(cpu);
+    cpu.translator.exit.take().unwrap_or(RunExit::Attention)
+}
+

@@ -1,0 +1,314 @@
+//! The fixed code at the start of the arena: entry, exit and the calls into Rust.
+//!
+//! Rust code may use every vector register and clobbers most others, so a thunk stores the guest's registers in
+//! `CpuState` first. x87 registers stay in the host: compiled Rust does not touch them.
+
+use std::mem::offset_of;
+
+use super::asm::{Alu, Asm, Mem, cc, reg};
+use crate::state::CpuState;
+
+/// Host register that holds guest register `guest`, or `None` if it lives in `CpuState`.
+pub(super) const fn host_register(guest: u8) -> Option<u8> {
+    match guest {
+        4 => Some(reg::GUEST_SP),
+        10 | 11 | 15 => None,
+        _ => Some(guest),
+    }
+}
+
+/// Guest registers that live in host registers.
+pub(super) const LIVE: [u8; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14];
+
+/// RFLAGS bits that translated code keeps in the host's RFLAGS.
+pub(super) const STATUS_FLAGS: i32 = 0x8d5;
+
+/// What a thunk's Rust part answers.
+pub(super) mod answer {
+    /// Continue behind the thunk call.
+    pub(crate) const CONTINUE: u32 = 0;
+    /// Continue behind the thunk call at its second exit (the bounced store).
+    pub(crate) const BOUNCE: u32 = 1;
+    /// Continue at `CpuState::resume`.
+    pub(crate) const RESUME: u32 = 1;
+    /// Leave translated code.
+    pub(crate) const EXIT: u32 = 2;
+}
+
+/// Rust part of a thunk.
+pub(super) type Handler = unsafe extern "C" fn(context: u64, s0: u64, s1: u64, caller: u64) -> u32;
+
+/// Rust parts, by thunk.
+pub(super) struct Handlers {
+    pub(super) access: Handler,
+    pub(super) commit: Handler,
+    pub(super) interpret: Handler,
+    pub(super) link: Handler,
+    pub(super) indirect: Handler,
+}
+
+/// Addresses of the fixed code.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stubs {
+    pub(super) enter: u64,
+    pub(super) exit: u64,
+    pub(super) access: u64,
+    pub(super) commit: u64,
+    pub(super) interpret: u64,
+    pub(super) link: u64,
+    pub(super) indirect: u64,
+    pub(super) dispatch: u64,
+    pub(super) underflow: u64,
+}
+
+/// Where translated code finds things.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Env {
+    /// Address of the vCPU's `CpuState`.
+    pub(super) state: u32,
+    /// Address of the jump table.
+    pub(super) jump_table: i32,
+    /// Address of the topmost entry of the return stack.
+    pub(super) return_top: u64,
+    pub(super) bmi2: bool,
+}
+
+impl Env {
+    pub(super) fn field(&self, offset: usize) -> Mem {
+        Mem::Abs(self.state + offset as u32)
+    }
+
+    pub(super) fn gpr(&self, guest: u8) -> Mem {
+        self.field(CpuState::gpr_offset(guest.into()))
+    }
+
+    pub(super) fn tmp(&self, n: usize) -> Mem {
+        self.field(offset_of!(CpuState, tmp) + 8 * n)
+    }
+}
+
+struct Builder<'a> {
+    asm: &'a mut Asm,
+    env: Env,
+    exit_saved: u64,
+    resume_all: u64,
+}
+
+/// Emits the fixed code into `asm`, which starts at the arena's base.
+pub(super) fn build(asm: &mut Asm, env: Env, handlers: &Handlers) -> Stubs {
+    let mut stubs = Stubs::default();
+    let mut b = Builder { asm, env, exit_saved: 0, resume_all: 0 };
+    stubs.enter = b.asm.here();
+    b.enter();
+    b.exit_saved = b.asm.here();
+    b.leave();
+    stubs.exit = b.asm.here();
+    b.save_gprs();
+    b.save_flags();
+    b.save_vectors();
+    let to = b.exit_saved;
+    b.asm.jmp(to);
+    stubs.access = b.asm.here();
+    b.access(handlers.access);
+    stubs.commit = b.asm.here();
+    b.full(handlers.commit, true);
+    stubs.interpret = b.asm.here();
+    b.full(handlers.interpret, true);
+    stubs.link = b.asm.here();
+    b.full(handlers.link, false);
+    stubs.indirect = b.asm.here();
+    b.full(handlers.indirect, false);
+    stubs.underflow = b.asm.here();
+    b.asm.mov_imm(reg::RSP, env.return_top);
+    stubs.dispatch = b.asm.here();
+    dispatch(b.asm, &env);
+    stubs
+}
+
+/// Jumps to the code for the linear address in S0, flags in the slot.
+pub(super) fn dispatch(asm: &mut Asm, env: &Env) {
+    let target = jump_table_slot(asm, env);
+    asm.jmp_mem(target);
+}
+
+/// Computes the jump table's slot for the address in S0 into S1, without flags.
+pub(super) fn jump_table_slot(asm: &mut Asm, env: &Env) -> Mem {
+    if env.bmi2 {
+        asm.rorx(reg::S1, reg::S0, super::cache::JUMP_TABLE_SHIFT);
+    } else {
+        asm.mov_rr(reg::S1, reg::S0);
+        asm.shr_imm(reg::S1, super::cache::JUMP_TABLE_SHIFT);
+    }
+    asm.movzx16(reg::S1, reg::S1);
+    Mem::Scaled(reg::S1, 3, env.jump_table)
+}
+
+impl Builder<'_> {
+    fn field(&self, offset: usize) -> Mem {
+        self.env.field(offset)
+    }
+
+    /// `extern "C" fn(code: u64)`.
+    fn enter(&mut self) {
+        for r in [3, 5, 12, 13, 14, 15] {
+            self.asm.push(r);
+        }
+        self.asm.alu_imm(Alu::Add, true, reg::RSP, -8);
+        self.asm.store(self.field(offset_of!(CpuState, host_rsp)), reg::RSP);
+        self.asm.store(self.field(offset_of!(CpuState, resume)), reg::RDI);
+        self.asm.mxcsr(true, self.field(offset_of!(CpuState, host_mxcsr)));
+        self.asm.load(reg::RSP, self.field(offset_of!(CpuState, return_stack)));
+        self.asm.mxcsr(false, self.field(offset_of!(CpuState, mxcsr)));
+        self.resume_all = self.asm.here();
+        self.load_view();
+        self.load_vectors();
+        self.load_flags();
+        self.load_gprs();
+        self.asm.jmp_mem(self.field(offset_of!(CpuState, resume)));
+    }
+
+    /// Returns from `enter`; everything is saved and RSP is the return stack.
+    fn leave(&mut self) {
+        self.asm.mxcsr(true, self.field(offset_of!(CpuState, mxcsr)));
+        self.asm.mxcsr(false, self.field(offset_of!(CpuState, host_mxcsr)));
+        self.asm.store(self.field(offset_of!(CpuState, return_stack)), reg::RSP);
+        self.asm.load(reg::RSP, self.field(offset_of!(CpuState, host_rsp)));
+        self.asm.alu_imm(Alu::Add, true, reg::RSP, 8);
+        for r in [15, 14, 13, 12, 5, 3] {
+            self.asm.pop(r);
+        }
+        self.asm.ret();
+    }
+
+    fn load_view(&mut self) {
+        self.asm.load(reg::S0, self.field(offset_of!(CpuState, tlb_set)));
+        self.asm.wrgsbase(reg::S0);
+    }
+
+    fn save_gprs(&mut self) {
+        for guest in LIVE {
+            if let Some(host) = host_register(guest) {
+                self.asm.store(self.env.gpr(guest), host);
+            }
+        }
+    }
+
+    fn load_gprs(&mut self) {
+        for guest in LIVE {
+            if let Some(host) = host_register(guest) {
+                self.asm.load(host, self.env.gpr(guest));
+            }
+        }
+    }
+
+    fn save_vectors(&mut self) {
+        for ymm in 0..16 {
+            self.asm.vmovups(true, ymm, self.field(offset_of!(CpuState, vector) + 32 * ymm as usize));
+        }
+        self.asm.vzeroupper();
+    }
+
+    fn load_vectors(&mut self) {
+        for ymm in 0..16 {
+            self.asm.vmovups(false, ymm, self.field(offset_of!(CpuState, vector) + 32 * ymm as usize));
+        }
+    }
+
+    /// Merges the host's status flags into `rflags`; clobbers S0 and S1.
+    fn save_flags(&mut self) {
+        let rflags = self.field(offset_of!(CpuState, rflags));
+        self.asm.flags_to_reg(reg::S0);
+        self.asm.alu_imm(Alu::And, false, reg::S0, STATUS_FLAGS);
+        self.asm.load32(reg::S1, rflags);
+        self.asm.alu_imm(Alu::And, false, reg::S1, !STATUS_FLAGS);
+        self.asm.alu_rr(Alu::Or, reg::S0, reg::S1);
+        self.asm.store32(rflags, reg::S0);
+    }
+
+    /// Loads the host's status flags from `rflags`; clobbers RAX.
+    fn load_flags(&mut self) {
+        let at = self.env.state + offset_of!(CpuState, rflags) as u32;
+        // bt dword [rflags], 11; setc al; mov ah, [rflags]
+        self.asm.bytes(&[0x0f, 0xba, 0x24, 0x25]);
+        self.asm.bytes(&at.to_le_bytes());
+        self.asm.bytes(&[11, 0x0f, 0x92, 0xc0, 0x8a, 0x24, 0x25]);
+        self.asm.bytes(&at.to_le_bytes());
+        self.asm.flags_from_ax();
+    }
+
+    fn call_rust(&mut self, handler: Handler) {
+        self.asm.store(self.field(offset_of!(CpuState, return_stack)), reg::RSP);
+        self.asm.load(reg::RSP, self.field(offset_of!(CpuState, host_rsp)));
+        self.asm.load(reg::RDI, self.field(offset_of!(CpuState, context)));
+        self.asm.mov_imm(reg::RAX, handler as usize as u64);
+        // call rax
+        self.asm.bytes(&[0xff, 0xd0]);
+        self.asm.load(reg::RSP, self.field(offset_of!(CpuState, return_stack)));
+    }
+
+    fn drop_return_address(&mut self) {
+        self.asm.lea(reg::RSP, Mem::Base(reg::RSP, 8));
+    }
+
+    /// Slow path of a memory access: S0 is the linear address, S1 the description; gives the host address in S0.
+    /// Status flags are dead or kept in AX by the caller.
+    fn access(&mut self, handler: Handler) {
+        self.save_gprs();
+        self.save_vectors();
+        self.asm.mov_rr(6, reg::S0);
+        self.asm.mov_rr(2, reg::S1);
+        self.asm.load(reg::RCX, Mem::Base(reg::RSP, 0));
+        self.call_rust(handler);
+        self.asm.alu_imm(Alu::Cmp, false, reg::RAX, answer::BOUNCE as i32);
+        let leave = self.asm.jcc_forward(cc::A);
+        let direct = self.asm.jcc_forward(cc::NE);
+        // The bounced form of the instruction follows a five-byte jump behind the call.
+        self.asm.bytes(&[0x48, 0x83, 0x04, 0x24, 0x05]);
+        self.asm.bind(direct);
+        self.load_vectors();
+        self.load_gprs();
+        self.asm.load(reg::S0, self.env.tmp(0));
+        self.asm.ret();
+        self.asm.bind(leave);
+        self.drop_return_address();
+        let to = self.exit_saved;
+        self.asm.jmp(to);
+    }
+
+    /// A thunk around which the whole state is in `CpuState`; S0 and S1 are its arguments.
+    fn full(&mut self, handler: Handler, called: bool) {
+        self.asm.store(self.env.tmp(0), reg::S0);
+        self.asm.store(self.env.tmp(1), reg::S1);
+        self.save_gprs();
+        self.save_flags();
+        self.save_vectors();
+        let (mxcsr, host) =
+            (self.field(offset_of!(CpuState, mxcsr)), self.field(offset_of!(CpuState, host_mxcsr)));
+        self.asm.mxcsr(true, mxcsr);
+        self.asm.mxcsr(false, host);
+        self.asm.load(6, self.env.tmp(0));
+        self.asm.load(2, self.env.tmp(1));
+        self.asm.load(reg::RCX, Mem::Base(reg::RSP, 0));
+        self.call_rust(handler);
+        self.asm.mxcsr(false, mxcsr);
+        if called {
+            self.asm.alu_imm(Alu::Cmp, false, reg::RAX, answer::RESUME as i32);
+            let continues = self.asm.jcc_forward(2); // below
+            self.drop_return_address();
+            let (resume, exit) = (self.resume_all, self.exit_saved);
+            self.asm.jcc(cc::E, resume);
+            self.asm.jmp(exit);
+            self.asm.bind(continues);
+            self.load_view();
+            self.load_vectors();
+            self.load_flags();
+            self.load_gprs();
+            self.asm.ret();
+        } else {
+            self.asm.alu_imm(Alu::Cmp, false, reg::RAX, answer::RESUME as i32);
+            let (resume, exit) = (self.resume_all, self.exit_saved);
+            self.asm.jcc(cc::E, resume);
+            self.asm.jmp(exit);
+        }
+    }
+}

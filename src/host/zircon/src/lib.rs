@@ -1,7 +1,52 @@
 //! Zircon on Linux: the zx_* system calls over Linux kernel objects.
 #![cfg(target_os = "linux")]
 
+mod bell;
+mod channel;
+mod event;
+mod guest;
+mod handle_table;
+mod info;
+mod koid;
 pub mod linux;
+mod object;
+mod port;
+mod resource;
+mod rights;
+mod shared_signals;
+mod socket;
+mod status;
+mod system;
+mod task;
+mod timer;
+mod transfer;
 mod unwritten;
+mod vmar;
+mod vmo;
+mod wait;
 
+pub use channel::*;
+pub use event::{zx_event_create, zx_eventpair_create, zx_object_signal, zx_object_signal_peer};
+pub use handle_table::{
+    zx_handle_close, zx_handle_close_many, zx_handle_duplicate, zx_handle_replace,
+};
+pub use info::{
+    zx_object_get_child, zx_object_get_info, zx_object_get_property, zx_object_set_property,
+};
+pub use port::{zx_port_cancel, zx_port_create, zx_port_queue, zx_port_wait};
+pub use resource::zx_resource_create;
+pub use socket::{zx_socket_create, zx_socket_read, zx_socket_set_disposition, zx_socket_write};
+pub use status::Status;
+pub use system::{
+    zx_clock_get_monotonic, zx_cprng_draw, zx_deadline_after, zx_nanosleep, zx_system_get_num_cpus,
+    zx_system_get_page_size, zx_system_get_physmem, zx_ticks_get, zx_ticks_per_second,
+};
+pub use timer::{zx_timer_cancel, zx_timer_create, zx_timer_set};
 pub use unwritten::*;
+pub use vmar::{zx_vmar_allocate, zx_vmar_destroy, zx_vmar_map, zx_vmar_protect, zx_vmar_unmap};
+pub use vmo::{
+    zx_vmo_create, zx_vmo_create_child, zx_vmo_get_size, zx_vmo_get_stream_size, zx_vmo_op_range,
+    zx_vmo_read, zx_vmo_replace_as_executable, zx_vmo_set_cache_policy, zx_vmo_set_size,
+    zx_vmo_set_stream_size, zx_vmo_transfer_data, zx_vmo_write,
+};
+pub use wait::{zx_object_wait_async, zx_object_wait_many, zx_object_wait_one};

@@ -1,40 +1,89 @@
-//! What a process finds at its start, and what only Linux has.
+//! What exists on Linux only: the way between handles and file descriptors, and what a process starts with.
 //!
-//! `fuchsia-zircon`'s `sys` module imports `job_default`, `vmar_root_self`, `take_startup_handle` and `take_namespace`
-//! from here; on Fuchsia they are libc's and fdio's.
+//! Nothing above the syscall seam may use this module except the entry code of a process and the components of this
+//! system that stand for Fuchsia's own (component manager, the command line).
 
-use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t};
-use std::sync::{Mutex, OnceLock, PoisonError};
+pub use crate::status::Status;
 
-static ROOT_VMAR: OnceLock<zx_handle_t> = OnceLock::new();
-static DEFAULT_JOB: OnceLock<zx_handle_t> = OnceLock::new();
-static STARTUP_HANDLES: Mutex<Vec<(u32, zx_handle_t)>> = Mutex::new(Vec::new());
-static NAMESPACE: Mutex<Vec<(String, zx_handle_t)>> = Mutex::new(Vec::new());
+use crate::channel::Channel;
+use crate::handle_table::{get, insert};
+use crate::object::{Kind, Object};
+use crate::resource::Resource;
+use crate::rights;
+use crate::socket::Socket;
+use crate::status::{INVALID_ARGS, NOT_SUPPORTED, Result};
+use crate::vmo::Vmo;
+use fuchsia_zircon_types::*;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
 
-/// This process' root VMAR, which the caller does not own.
-#[must_use]
-pub fn vmar_root_self() -> zx_handle_t {
-    ROOT_VMAR.get().copied().unwrap_or(ZX_HANDLE_INVALID)
+/// A handle to the root VMAR of this process.
+pub fn vmar_root_self() -> Result<zx_handle_t> {
+    crate::vmar::root()
 }
 
-/// This process' default job, which the caller does not own.
-#[must_use]
-pub fn job_default() -> zx_handle_t {
-    DEFAULT_JOB.get().copied().unwrap_or(ZX_HANDLE_INVALID)
+/// A `ZX_RSRC_KIND_SYSTEM` resource with this `ZX_RSRC_SYSTEM_*_BASE`, as component manager hands them out. Anyone can
+/// make one: on Linux nothing is behind it that a process could not do anyway.
+pub fn system_resource(base: zx_rsrc_system_base_t) -> Result<zx_handle_t> {
+    insert(Object::new(Kind::Resource(Resource { base })), rights::RESOURCE)
 }
 
-/// Takes the startup handle with this `PA_HND` number; zero where there is none or it was taken.
-#[must_use]
-pub fn take_startup_handle(info: u32) -> zx_handle_t {
-    let mut handles = STARTUP_HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
-    match handles.iter().position(|(id, _)| *id == info) {
-        Some(index) => handles.swap_remove(index).1,
-        None => ZX_HANDLE_INVALID,
+/// A VMO over a file, a block device or a memfd: reads, writes and mappings go to the file. Its size is the file's and is
+/// not rounded to pages. `rights` are reduced to what the descriptor is open for.
+///
+/// Errors: `ZX_ERR_INVALID_ARGS` for a descriptor that is not open for reading.
+pub fn vmo_from_file(file: OwnedFd, rights: zx_rights_t) -> Result<zx_handle_t> {
+    let mode = rustix::fs::fcntl_getfl(&file)? & OFlags::ACCMODE;
+    let mut allowed = rights::VMO | ZX_RIGHT_EXECUTE;
+    if mode == OFlags::WRONLY {
+        return Err(INVALID_ARGS);
     }
+    if mode == OFlags::RDONLY {
+        allowed &= !ZX_RIGHT_WRITE;
+    }
+    let rights =
+        if rights == ZX_RIGHT_SAME_RIGHTS { allowed & !ZX_RIGHT_EXECUTE } else { rights & allowed };
+    insert(Object::new(Kind::Vmo(Vmo::from_host_file(file)?)), rights)
 }
 
-/// Takes the namespace: absolute paths and the directories' channels.
-#[must_use]
-pub fn take_namespace() -> Vec<(String, zx_handle_t)> {
-    std::mem::take(&mut NAMESPACE.lock().unwrap_or_else(PoisonError::into_inner))
+/// A socket over a connected stream or sequenced-packet socket, or over a pipe or terminal, which then becomes
+/// non-blocking (for everyone who shares its open file description).
+pub fn socket_from_fd(fd: OwnedFd) -> Result<zx_handle_t> {
+    insert(Object::new(Kind::Socket(Socket::from_host_fd(fd)?)), rights::SOCKET)
+}
+
+/// A channel over a connected `SOCK_SEQPACKET` socket whose other end is one as well.
+///
+/// Errors: `ZX_ERR_INVALID_ARGS` for any other kind of descriptor.
+pub fn channel_from_fd(fd: OwnedFd) -> Result<zx_handle_t> {
+    if rustix::net::sockopt::socket_type(&fd) != Ok(rustix::net::SocketType::SEQPACKET) {
+        return Err(INVALID_ARGS);
+    }
+    insert(Object::new(Kind::Channel(Channel::from_fd(fd))), rights::CHANNEL)
+}
+
+/// A new descriptor of the file behind a VMO, socket, channel, timer or process handle; the handle stays.
+///
+/// Errors: `ZX_ERR_NOT_SUPPORTED` for other objects.
+pub fn duplicate_fd(handle: zx_handle_t) -> Result<OwnedFd> {
+    let held = get(handle)?;
+    let fd: BorrowedFd<'_> = match &held.kind {
+        Kind::Channel(channel) => channel.fd(),
+        Kind::Process(process) => process.fd(),
+        Kind::Socket(socket) => socket.fd(),
+        Kind::Timer(timer) => timer.fd(),
+        Kind::Vmo(vmo) => vmo.fd(),
+        _ => return Err(NOT_SUPPORTED),
+    };
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)
+}
+
+/// Where a VMO begins in the file that [`duplicate_fd`] gives, in bytes; not 0 for slices only.
+pub fn vmo_file_offset(handle: zx_handle_t) -> Result<u64> {
+    Ok(get(handle)?.vmo()?.file_offset())
+}
+
+/// Handles that this process has, for leak checks.
+pub fn handle_count() -> usize {
+    crate::handle_table::count()
 }

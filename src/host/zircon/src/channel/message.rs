@@ -1,0 +1,260 @@
+//! Messages on the wire between processes of one machine.
+
+use super::Channel;
+use crate::handle_table::Held;
+use crate::status::{
+    BUFFER_TOO_SMALL, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED, Result, Status,
+};
+use crate::transfer::{Descriptor, Export, MAX_FDS, import};
+use fuchsia_zircon_types::*;
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::io::{Errno, IoSlice};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use zerocopy::{FromBytes, IntoBytes};
+
+pub(crate) const MAX_BYTES: usize = ZX_CHANNEL_MAX_MSG_BYTES as usize;
+pub(crate) const MAX_HANDLES: usize = ZX_CHANNEL_MAX_MSG_HANDLES as usize;
+const MAGIC: u32 = u32::from_le_bytes(*b"zxm1");
+const DESCRIPTOR: usize = size_of::<Descriptor>();
+const TAIL: usize = MAX_HANDLES * DESCRIPTOR;
+const CONTROL_OUT: usize = rustix::cmsg_space!(ScmRights(MAX_HANDLES * MAX_FDS));
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[repr(C)]
+struct Header {
+    magic: u32,
+    handles: u32,
+    bytes: u32,
+    reserved: u32,
+}
+
+const HEADER: usize = size_of::<Header>();
+
+/// A message that is ready to be sent, or waits for room in the socket.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) bytes: std::borrow::Cow<'a, [u8]>,
+    pub(crate) handles: Vec<Held>,
+}
+
+impl Outgoing<'_> {
+    /// Sends without waiting: all of it, or an error.
+    pub(crate) fn send(&self, channel: &Channel) -> std::result::Result<(), Errno> {
+        let header = Header {
+            magic: MAGIC,
+            handles: self.handles.len() as u32,
+            bytes: self.bytes.len() as u32,
+            reserved: 0,
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if self.handles.is_empty() {
+            let iov = [IoSlice::new(header.as_bytes()), IoSlice::new(&self.bytes)];
+            return send(channel, &iov, &mut SendAncillaryBuffer::default(), flags);
+        }
+        let exports: Vec<Export<'_>> =
+            self.handles.iter().map(Export::new).collect::<std::result::Result<_, _>>()?;
+        let descriptors: Vec<Descriptor> = exports.iter().map(|export| export.descriptor).collect();
+        let fds: Vec<_> = exports.iter().flat_map(Export::fds).collect();
+        let iov = [
+            IoSlice::new(header.as_bytes()),
+            IoSlice::new(&self.bytes),
+            IoSlice::new(descriptors.as_slice().as_bytes()),
+        ];
+        let mut space = [MaybeUninit::uninit(); CONTROL_OUT];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        send(channel, &iov, &mut control, flags)
+    }
+
+    pub(crate) fn into_owned(self) -> Outgoing<'static> {
+        Outgoing { bytes: self.bytes.into_owned().into(), handles: self.handles }
+    }
+}
+
+fn send(
+    channel: &Channel,
+    iov: &[IoSlice<'_>],
+    control: &mut SendAncillaryBuffer<'_, '_, '_>,
+    flags: SendFlags,
+) -> std::result::Result<(), Errno> {
+    loop {
+        match sendmsg(channel.fd(), iov, control, flags) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// A message that was taken out of the socket.
+pub(crate) struct Incoming {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) handles: Vec<Held>,
+}
+
+/// Where a message ended up.
+pub(super) struct Received {
+    pub(super) bytes: usize,
+    pub(super) handles: Vec<Held>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+#[repr(C, align(8))]
+struct ControlIn([u8; CONTROL_OUT + 64]);
+
+impl Channel {
+    /// Takes the next message out of the socket.
+    pub(super) fn receive(&self, block: bool) -> Result<Incoming> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.reserve_exact(MAX_BYTES);
+            // SAFETY: room for MAX_BYTES was reserved.
+            let received = unsafe { self.receive_into(scratch.as_mut_ptr(), block)? };
+            // SAFETY: `receive_into` filled this many bytes, at most MAX_BYTES.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) }.to_vec();
+            Ok(Incoming { bytes, handles: received.handles })
+        })
+    }
+
+    /// Takes the next message out of the socket, into memory that holds the largest one. What lies behind the message's
+    /// own bytes may be overwritten.
+    ///
+    /// # Safety
+    /// `bytes` is valid for writing `MAX_BYTES` bytes.
+    pub(super) unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
+        let mut header = MaybeUninit::<Header>::uninit();
+        let mut tail = MaybeUninit::<[u8; TAIL]>::uninit();
+        let mut control = MaybeUninit::<ControlIn>::uninit();
+        let mut iov = [
+            libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER },
+            libc::iovec { iov_base: bytes.cast(), iov_len: MAX_BYTES },
+            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: TAIL },
+        ];
+        // SAFETY: all-zero is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = iov.as_mut_ptr();
+        message.msg_iovlen = iov.len() as _;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<ControlIn>() as _;
+        let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
+        let mut recv = || unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) };
+        let mut reset = false;
+        let total = loop {
+            match usize::try_from(recv()) {
+                Ok(total) => break total,
+                Err(_) => match last_errno() {
+                    Errno::INTR => {}
+                    // The peer closed without reading all; reported once, messages that it sent come after it.
+                    Errno::CONNRESET if !reset => reset = true,
+                    errno => return Err(errno.into()),
+                },
+            }
+        };
+        if total == 0 {
+            return Err(PEER_CLOSED);
+        }
+        // SAFETY: the kernel filled in `message`; its control buffer is ours.
+        let fds = unsafe { take_fds(&message) };
+        if message.msg_flags & libc::MSG_CTRUNC != 0 {
+            // This process has no room for the descriptors; the message cannot be whole any more.
+            return Err(NO_RESOURCES);
+        }
+        if total < HEADER || message.msg_flags & libc::MSG_TRUNC != 0 {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        // SAFETY: the kernel filled the whole header.
+        let header = unsafe { header.assume_init() };
+        let (length, handles) = (header.bytes as usize, header.handles as usize);
+        let exact = length <= MAX_BYTES
+            && handles <= MAX_HANDLES
+            && total == HEADER + length + handles * DESCRIPTOR;
+        if header.magic != MAGIC || !exact {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        if handles == 0 {
+            return if fds.is_empty() {
+                Ok(Received { bytes: length, handles: Vec::new() })
+            } else {
+                Err(IO_DATA_INTEGRITY)
+            };
+        }
+        let mut descriptors = vec![0; handles * DESCRIPTOR];
+        let first = descriptors.len().min(MAX_BYTES - length);
+        // SAFETY: the kernel filled `total` bytes, that is these ranges: the end of the message's bytes, then the tail.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.add(length), descriptors.as_mut_ptr(), first);
+            let rest = descriptors.len() - first;
+            std::ptr::copy_nonoverlapping(
+                tail.as_ptr().cast(),
+                descriptors.as_mut_ptr().add(first),
+                rest,
+            );
+        }
+        let mut fds = fds.into_iter();
+        let mut objects = Vec::with_capacity(handles);
+        for descriptor in descriptors.chunks_exact(DESCRIPTOR) {
+            let descriptor =
+                Descriptor::read_from_bytes(descriptor).map_err(|_| IO_DATA_INTEGRITY)?;
+            objects.push(import(&descriptor, &mut fds)?);
+        }
+        if fds.next().is_some() {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        Ok(Received { bytes: length, handles: objects })
+    }
+}
+
+/// The error of the C library call that just failed.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Takes ownership of the descriptors that came with a message.
+///
+/// # Safety
+/// `message` was filled by a successful `recvmsg` and its control buffer is still there.
+unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the control buffer was written by the kernel, so the chain of headers in it is well-formed, and each
+    // descriptor in an SCM_RIGHTS message was just opened for this process and belongs to nobody else.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header);
+                let length = (*header).cmsg_len as usize - (data as usize - header as usize);
+                for index in 0..length / size_of::<i32>() {
+                    let fd = data.cast::<i32>().add(index).read_unaligned();
+                    fds.push(OwnedFd::from_raw_fd(fd));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    fds
+}
+
+/// Checks the sizes of a message to write.
+pub(super) fn check_sizes(bytes: usize, handles: usize) -> Result<()> {
+    if bytes > MAX_BYTES || handles > MAX_HANDLES { Err(OUT_OF_RANGE) } else { Ok(()) }
+}
+
+/// Checks that a message fits the buffers of a reader.
+pub(super) fn check_room(
+    message: &Incoming,
+    bytes: usize,
+    handles: usize,
+) -> std::result::Result<(), Status> {
+    if message.bytes.len() > bytes || message.handles.len() > handles {
+        Err(BUFFER_TOO_SMALL)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! Channels: `AF_UNIX` `SOCK_SEQPACKET` socket pairs.
+//!
+//! A message is one packet: a header, the bytes, then one descriptor per handle; the handles' file descriptors go along
+//! as `SCM_RIGHTS`. Reading and writing is one system call each. What a Linux socket cannot do is done beside it:
+//! a write never blocks (`outbound`), and a call's reply goes to its caller and nobody else (`call`).
+
+mod call;
+mod inbound;
+mod message;
+mod outbound;
+mod syscalls;
+
+pub(crate) use message::Outgoing;
+pub use syscalls::*;
+
+use crate::object::{Source, Sources, lock};
+use crate::status::Result;
+use fuchsia_zircon_types::*;
+use inbound::Inbound;
+use message::Incoming;
+use outbound::Outbound;
+use rustix::event::PollFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex};
+
+/// Messages that may wait outside the socket, on either side. On Zircon a process that lets 3500 messages pend is killed.
+pub(crate) const MAX_PENDING: usize = 3500;
+
+/// A `zx_channel_call` is under way: only callers take messages out of the socket.
+const CALLS: u32 = 1;
+/// Messages that were taken out of the socket wait for a reader.
+const STASH: u32 = 2;
+
+/// One endpoint of a channel.
+pub(crate) struct Channel {
+    fd: OwnedFd,
+    /// `CALLS` and `STASH`; zero lets a reader go straight to the socket.
+    flags: AtomicU32,
+    /// Readers that may be taking a message out of the socket right now.
+    readers: AtomicU32,
+    /// How often a reader found nothing.
+    drains: AtomicU32,
+    inbound: Mutex<Inbound>,
+    replied: Condvar,
+    /// Whether messages have to queue behind others in `outbound`.
+    overflow: AtomicBool,
+    outbound: Mutex<Outbound>,
+}
+
+impl Channel {
+    pub(crate) fn pair() -> Result<(Channel, Channel)> {
+        let (first, second) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Channel::from_fd(first), Channel::from_fd(second)))
+    }
+
+    /// An endpoint over a connected sequenced-packet socket.
+    pub(crate) fn from_fd(fd: OwnedFd) -> Channel {
+        Channel {
+            fd,
+            flags: AtomicU32::new(0),
+            readers: AtomicU32::new(0),
+            drains: AtomicU32::new(0),
+            inbound: Mutex::default(),
+            replied: Condvar::new(),
+            overflow: AtomicBool::new(false),
+            outbound: Mutex::default(),
+        }
+    }
+
+    /// An endpoint that another process sent: `gate` closes when that process has written what it had queued, and
+    /// `backlog` holds messages that it had taken out of the socket.
+    pub(crate) fn from_transfer(
+        fd: OwnedFd,
+        gate: Option<OwnedFd>,
+        backlog: Option<OwnedFd>,
+    ) -> Channel {
+        let channel = Channel::from_fd(fd);
+        if let Some(gate) = gate {
+            lock(&channel.outbound).gate = Some(gate);
+            channel.overflow.store(true, Ordering::SeqCst);
+        }
+        if let Some(backlog) = backlog {
+            let stash = Self::drain_backlog(backlog);
+            if !stash.is_empty() {
+                lock(&channel.inbound).stash = stash;
+                channel.flags.store(STASH, Ordering::SeqCst);
+            }
+        }
+        channel
+    }
+
+    fn drain_backlog(backlog: OwnedFd) -> VecDeque<Incoming> {
+        let earlier = Channel::from_fd(backlog);
+        let mut stash = VecDeque::new();
+        while stash.len() < MAX_PENDING {
+            match earlier.receive(false) {
+                Ok(message) => stash.push_back(message),
+                Err(_) => break,
+            }
+        }
+        stash
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub(crate) fn sources(&self, interest: zx_signals_t) -> Sources<'_> {
+        // Hang-up is reported without being asked for.
+        let events =
+            if interest & ZX_CHANNEL_READABLE != 0 { PollFlags::IN } else { PollFlags::empty() };
+        let any =
+            interest & (ZX_CHANNEL_READABLE | ZX_CHANNEL_WRITABLE | ZX_CHANNEL_PEER_CLOSED) != 0;
+        [any.then(|| Source { fd: self.fd.as_fd(), events, edge: false }), None]
+    }
+
+    pub(crate) fn signals(&self, revents: PollFlags) -> zx_signals_t {
+        let closed = revents.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR);
+        let mut signals = if closed { ZX_CHANNEL_PEER_CLOSED } else { ZX_CHANNEL_WRITABLE };
+        let readable = if closed && revents.contains(PollFlags::IN) {
+            // A closed socket is always ready; whether there is a message is another question.
+            rustix::io::ioctl_fionread(&self.fd).is_ok_and(|bytes| bytes > 0)
+        } else {
+            revents.contains(PollFlags::IN)
+        };
+        if readable || self.flags.load(Ordering::SeqCst) & STASH != 0 {
+            signals |= ZX_CHANNEL_READABLE;
+        }
+        signals
+    }
+
+    pub(crate) fn drains(&self) -> u32 {
+        self.drains.load(Ordering::SeqCst)
+    }
+
+    /// The last handle is closed: callers that are still waiting return.
+    pub(crate) fn retire(&self) {
+        let mut inbound = lock(&self.inbound);
+        inbound.stash.clear();
+        if !inbound.calls.is_empty() {
+            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Read);
+            inbound.canceled = true;
+            self.replied.notify_all();
+        }
+    }
+}

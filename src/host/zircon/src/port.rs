@@ -1,0 +1,549 @@
+//! Ports: an epoll set for what objects and bells report, and a queue for packets that are ready.
+//!
+//! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
+//! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
+
+use crate::bell::BellSource;
+use crate::event::Snapshot;
+use crate::handle_table::{Held, get, insert};
+use crate::object::{Kind, Object, Source, Waiter, lock, ring};
+use crate::rights;
+use crate::status::{
+    CANCELED, INVALID_ARGS, NOT_FOUND, Result, SHOULD_WAIT, TIMED_OUT, answer, out,
+};
+use crate::system::{now, until};
+use fuchsia_zircon_types::*;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::fd::OwnedFd;
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+/// Packets of `zx_port_queue` that may wait in one port; the number is Zircon's.
+const MAX_USER_PACKETS: usize = 2048;
+const BATCH: usize = 16;
+const WAKE: u64 = u64::MAX;
+const BELL: u64 = 1 << 63;
+
+/// How a source is in the epoll set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arm {
+    Absent,
+    /// Reports once; then it must be armed again.
+    Once(PollFlags),
+    /// Fired, or not wanted now.
+    Disarmed,
+    /// Reports each arrival.
+    Edge(PollFlags),
+}
+
+/// One `zx_object_wait_async`.
+struct Observer {
+    handle: zx_handle_t,
+    key: u64,
+    signals: zx_signals_t,
+    timestamp: bool,
+    snapshot: Option<Snapshot>,
+    edge: Option<Edge>,
+}
+
+/// What an edge-triggered wait must not report.
+struct Edge {
+    /// Signals of the wait that are active and have been since it last looked.
+    active: zx_signals_t,
+    /// The object's count of reads that found nothing.
+    drains: u32,
+}
+
+struct Registration {
+    object: std::sync::Weak<Object>,
+    arms: [Arm; 2],
+    observers: Vec<Observer>,
+}
+
+struct Queued {
+    packet: zx_port_packet_t,
+    /// The handle whose wait made the packet, for `zx_port_cancel`; 0 for other packets.
+    source: zx_handle_t,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Queued>,
+    user_packets: usize,
+    /// Numbers are never used again, so a late event of a removed registration finds nothing.
+    registrations: HashMap<u32, Registration>,
+    by_object: HashMap<usize, u32>,
+    next_registration: u32,
+    bells: HashMap<u32, BellSource>,
+    next_bell: u32,
+    /// Threads that are in `epoll_wait` or on the way to it.
+    sleepers: u32,
+    closed: bool,
+}
+
+/// A port.
+pub(crate) struct Port {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    state: Mutex<State>,
+}
+
+fn epoll_flags(events: PollFlags, mode: EventFlags) -> EventFlags {
+    EventFlags::from_bits_retain(events.bits().into()) | mode
+}
+
+impl State {
+    fn push(&mut self, wake: &OwnedFd, packet: zx_port_packet_t, source: zx_handle_t) {
+        self.queue.push_back(Queued { packet, source });
+        if self.sleepers > 0 {
+            ring(wake);
+        }
+    }
+
+    /// The next packet. Passes the wake-up on when there is another one and another thread for it.
+    fn pop(&mut self, wake: &OwnedFd) -> Option<zx_port_packet_t> {
+        let queued = self.queue.pop_front()?;
+        if queued.packet.packet_type == zx_packet_type_t::ZX_PKT_TYPE_USER {
+            self.user_packets = self.user_packets.saturating_sub(1);
+        }
+        if !self.queue.is_empty() && self.sleepers > 0 {
+            ring(wake);
+        }
+        Some(queued.packet)
+    }
+}
+
+impl Port {
+    fn new() -> Result<Port> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
+        Ok(Port { epoll, wake, state: Mutex::default() })
+    }
+
+    /// `zx_port_queue`.
+    fn queue(&self, packet: zx_port_packet_t) -> Result<()> {
+        let mut state = lock(&self.state);
+        if state.user_packets >= MAX_USER_PACKETS {
+            return Err(SHOULD_WAIT);
+        }
+        state.user_packets += 1;
+        state.push(&self.wake, packet, ZX_HANDLE_INVALID);
+        Ok(())
+    }
+
+    /// `zx_port_wait`.
+    fn wait(&self, deadline: zx_time_t) -> Result<zx_port_packet_t> {
+        let mut events = [MaybeUninit::<Event>::uninit(); BATCH];
+        loop {
+            {
+                let mut state = lock(&self.state);
+                if let Some(packet) = state.pop(&self.wake) {
+                    return Ok(packet);
+                }
+                if state.closed {
+                    return Err(CANCELED);
+                }
+                state.sleepers += 1;
+            }
+            let timeout = until(deadline);
+            let ready = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref());
+            let mut state = lock(&self.state);
+            state.sleepers -= 1;
+            let expired = match ready {
+                Ok((events, _)) => {
+                    for event in &*events {
+                        self.dispatch(&mut state, event.data.u64(), event.flags);
+                    }
+                    events.is_empty()
+                }
+                Err(rustix::io::Errno::INTR) => false,
+                Err(errno) => return Err(errno.into()),
+            };
+            if let Some(packet) = state.pop(&self.wake) {
+                return Ok(packet);
+            }
+            if expired && deadline != ZX_TIME_INFINITE && now() >= deadline {
+                return Err(TIMED_OUT);
+            }
+        }
+    }
+
+    /// Turns what epoll reported into packets.
+    fn dispatch(&self, state: &mut State, data: u64, flags: EventFlags) {
+        if data == WAKE {
+            return;
+        }
+        if data & BELL != 0 {
+            let bells = &state.bells;
+            let Some(packets) = bells.get(&(data as u32)).map(BellSource::take) else { return };
+            for packet in packets {
+                state.push(&self.wake, packet, ZX_HANDLE_INVALID);
+            }
+            return;
+        }
+        let (number, index) = ((data >> 1) as u32, (data & 1) as usize);
+        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        if let Arm::Once(_) = registration.arms[index] {
+            registration.arms[index] = Arm::Disarmed;
+        }
+        let Some(object) = registration.object.upgrade() else { return };
+        let revents = PollFlags::from_bits_retain(flags.bits() as u16);
+        object.observe(index, revents);
+        let signals = object.signals_given(if index == 0 { revents } else { PollFlags::empty() });
+        let satisfied = self.deliver(state, number, &object, signals);
+        // What fires without satisfying anyone would fire for ever: from then on only arrivals count.
+        self.arm(state, number, &object, !satisfied);
+    }
+
+    /// Queues the packets of all waits of a registration that `signals` satisfy; whether there were any.
+    fn deliver(
+        &self,
+        state: &mut State,
+        number: u32,
+        object: &Arc<Object>,
+        signals: zx_signals_t,
+    ) -> bool {
+        let Some(registration) = state.registrations.get_mut(&number) else { return false };
+        let mut packets = Vec::new();
+        registration.observers.retain_mut(|observer| match observer.satisfied(object, signals) {
+            Some(packet) => {
+                packets.push((packet, observer.handle));
+                false
+            }
+            None => true,
+        });
+        let satisfied = !packets.is_empty();
+        for (packet, source) in packets {
+            state.push(&self.wake, packet, source);
+        }
+        satisfied
+    }
+
+    /// Puts the sources that the waits of a registration need into the epoll set.
+    fn arm(&self, state: &mut State, number: u32, object: &Arc<Object>, patient: bool) {
+        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        let interest =
+            registration.observers.iter().fold(0, |all, observer| all | observer.signals);
+        if interest == 0 {
+            return;
+        }
+        let edge = patient || registration.observers.iter().any(|observer| observer.edge.is_some());
+        let Ok(sources) = object.sources(interest) else { return };
+        for (index, source) in sources.iter().enumerate() {
+            let Some(source) = source else { continue };
+            let wanted = if source.edge || edge {
+                Arm::Edge(source.events)
+            } else {
+                Arm::Once(source.events)
+            };
+            let arm = &mut registration.arms[index];
+            // An edge-triggered source that stays in the set needs no call at all.
+            if *arm != wanted
+                && self.control(source, wanted, *arm == Arm::Absent, number, index).is_ok()
+            {
+                *arm = wanted;
+            }
+        }
+    }
+
+    fn control(
+        &self,
+        source: &Source<'_>,
+        arm: Arm,
+        absent: bool,
+        number: u32,
+        index: usize,
+    ) -> Result<()> {
+        let flags = match arm {
+            Arm::Edge(events) => epoll_flags(events, EventFlags::ET),
+            Arm::Once(events) => epoll_flags(events, EventFlags::ONESHOT),
+            Arm::Absent | Arm::Disarmed => return Ok(()),
+        };
+        let data = EventData::new_u64(u64::from(number) << 1 | index as u64);
+        if absent {
+            epoll::add(&self.epoll, source.fd, data, flags)?;
+        } else {
+            epoll::modify(&self.epoll, source.fd, data, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at an object again because something changed that no descriptor tells about.
+    pub(crate) fn evaluate(&self, number: u32) {
+        let mut state = lock(&self.state);
+        let Some(registration) = state.registrations.get(&number) else { return };
+        let interest =
+            registration.observers.iter().fold(0, |all, observer| all | observer.signals);
+        let Some(object) = registration.object.upgrade() else { return };
+        if interest != 0
+            && let Ok(signals) = object.signals(interest)
+        {
+            self.deliver(&mut state, number, &object, signals);
+        }
+    }
+
+    /// `zx_object_wait_async`, after the checks. `this` is the object of this port.
+    fn observe(&self, this: &Arc<Object>, object: &Arc<Object>, observer: Observer) -> Result<()> {
+        let mut state = lock(&self.state);
+        let address = Arc::as_ptr(object) as usize;
+        let number = match state.by_object.get(&address) {
+            Some(&number) => number,
+            None => {
+                let number = state.next_registration;
+                state.next_registration = number.wrapping_add(1);
+                let weak = Arc::downgrade(object);
+                let registration =
+                    Registration { object: weak, arms: [Arm::Absent; 2], observers: Vec::new() };
+                state.registrations.insert(number, registration);
+                state.by_object.insert(address, number);
+                object
+                    .add_waiter(Waiter::Port { port: Arc::downgrade(this), registration: number });
+                number
+            }
+        };
+        // Descriptors report what is ready already when they are armed; this is for signals without a descriptor,
+        // and for those that an edge-triggered source has reported before.
+        let (signals, handle, edge) = (observer.signals, observer.handle, observer.edge.is_some());
+        let Some(registration) = state.registrations.get_mut(&number) else { return Err(CANCELED) };
+        registration.observers.push(observer);
+        if matches!(registration.arms[0], Arm::Edge(_))
+            && !edge
+            && !matches!(object.kind, Kind::Event(_))
+        {
+            // Armed patiently for a wait that is over or mixed: arming anew reports the present state.
+            registration.arms[0] = Arm::Disarmed;
+        }
+        let writable =
+            matches!(object.kind, Kind::Channel(_)) && signals & ZX_CHANNEL_WRITABLE != 0;
+        self.arm(&mut state, number, object, false);
+        if !edge {
+            let current = if writable {
+                object.signals(signals)?
+            } else {
+                object.signals_given(PollFlags::empty())
+            };
+            self.deliver(&mut state, number, object, current);
+        }
+        drop(state);
+        if !crate::handle_table::is_valid(handle) {
+            // Closed while we were at it: nobody else will end this wait.
+            self.handle_closed(object, number, handle, object.handles.load(Ordering::SeqCst) == 0);
+        }
+        Ok(())
+    }
+
+    /// Ends the waits made through a handle; with the object's last handle takes the object out of the port.
+    pub(crate) fn handle_closed(
+        &self,
+        object: &Object,
+        number: u32,
+        handle: zx_handle_t,
+        last: bool,
+    ) {
+        let mut state = lock(&self.state);
+        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        registration.observers.retain(|observer| observer.handle != handle);
+        if !last {
+            return;
+        }
+        // The descriptors may live on in other processes, so closing ours would not take them out.
+        if let Ok(sources) = object.sources(ZX_OBJECT_SIGNAL_ALL | ZX_USER_SIGNAL_ALL) {
+            for (source, arm) in sources.iter().zip(registration.arms) {
+                if let Some(source) = source.as_ref().filter(|_| arm != Arm::Absent) {
+                    let _ = epoll::delete(&self.epoll, source.fd);
+                }
+            }
+        }
+        state.registrations.remove(&number);
+        state.by_object.remove(&(std::ptr::from_ref(object) as usize));
+    }
+
+    /// `zx_port_cancel`: removes waits and packets of this handle and key.
+    fn cancel(&self, source: zx_handle_t, object: &Arc<Object>, key: u64) -> Result<()> {
+        let mut state = lock(&self.state);
+        let before = state.queue.len();
+        state.queue.retain(|queued| queued.source != source || queued.packet.key != key);
+        let mut found = state.queue.len() != before;
+        let number = state.by_object.get(&(Arc::as_ptr(object) as usize)).copied();
+        if let Some(registration) = number.and_then(|number| state.registrations.get_mut(&number)) {
+            let before = registration.observers.len();
+            registration
+                .observers
+                .retain(|observer| observer.handle != source || observer.key != key);
+            found |= registration.observers.len() != before;
+        }
+        if found { Ok(()) } else { Err(NOT_FOUND) }
+    }
+
+    /// Adds a bell; its rings become packets of this port until the port is closed.
+    pub(crate) fn add_bell(&self, bell: BellSource) -> Result<()> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(CANCELED);
+        }
+        let number = state.next_bell;
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(&self.epoll, bell.fd(), EventData::new_u64(BELL | u64::from(number)), flags)?;
+        state.next_bell = number.wrapping_add(1);
+        state.bells.insert(number, bell);
+        Ok(())
+    }
+
+    /// The last handle is gone: bells learn it, waiting threads return.
+    pub(crate) fn retire(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        for bell in std::mem::take(&mut state.bells).into_values() {
+            let _ = epoll::delete(&self.epoll, bell.fd());
+        }
+        for _ in 0..state.sleepers {
+            ring(&self.wake);
+        }
+    }
+}
+
+impl Observer {
+    /// The packet of this wait if `signals`, or what was asserted since it began, satisfy it.
+    fn satisfied(&mut self, object: &Object, signals: zx_signals_t) -> Option<zx_port_packet_t> {
+        let risen = object.asserted_since(self.snapshot.as_ref());
+        let mut observed = signals | risen;
+        if let Some(edge) = &mut self.edge {
+            if self.snapshot.is_some() {
+                observed = risen | (signals & ZX_EVENTPAIR_PEER_CLOSED & !edge.active);
+            } else {
+                let drains = object.channel().map_or(edge.drains, |channel| channel.drains());
+                let drained = drains != edge.drains;
+                let active = std::mem::replace(&mut edge.active, signals & self.signals);
+                edge.drains = drains;
+                if !drained {
+                    observed &= !active;
+                }
+            }
+        }
+        (observed & self.signals != 0)
+            .then(|| signal_packet(self.key, self.signals, observed, self.timestamp))
+    }
+}
+
+/// A `ZX_PKT_TYPE_SIGNAL_ONE` packet.
+fn signal_packet(
+    key: u64,
+    trigger: zx_signals_t,
+    observed: zx_signals_t,
+    timestamp: bool,
+) -> zx_port_packet_t {
+    let mut union = [0; 32];
+    union[0..4].copy_from_slice(&trigger.to_ne_bytes());
+    union[4..8].copy_from_slice(&observed.to_ne_bytes());
+    union[8..16].copy_from_slice(&1_u64.to_ne_bytes());
+    let time = if timestamp { now() } else { 0 };
+    union[16..24].copy_from_slice(&time.to_ne_bytes());
+    zx_port_packet_t {
+        key,
+        packet_type: zx_packet_type_t::ZX_PKT_TYPE_SIGNAL_ONE,
+        status: ZX_OK,
+        union,
+    }
+}
+
+/// `zx_object_wait_async` with its checks.
+pub(crate) fn wait_async(
+    handle: zx_handle_t,
+    port: zx_handle_t,
+    key: u64,
+    signals: zx_signals_t,
+    options: u32,
+) -> Result<()> {
+    if options & !(ZX_WAIT_ASYNC_TIMESTAMP | ZX_WAIT_ASYNC_EDGE) != 0 {
+        return Err(INVALID_ARGS);
+    }
+    let held = get(handle)?;
+    let port_held: Held = get(port)?;
+    let port = port_held.port()?;
+    held.require(ZX_RIGHT_WAIT)?;
+    port_held.require(ZX_RIGHT_WRITE)?;
+    let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
+        None
+    } else {
+        let drains = held.channel().map_or(0, |channel| channel.drains());
+        Some(Edge { active: held.signals(signals)? & signals, drains })
+    };
+    let snapshot = held.snapshot()?;
+    let timestamp = options & ZX_WAIT_ASYNC_TIMESTAMP != 0;
+    port.observe(&port_held, &held, Observer { handle, key, signals, timestamp, snapshot, edge })
+}
+
+/// See the Zircon documentation of `zx_port_create`. A port handle cannot be sent to another process.
+///
+/// # Safety
+/// `out_handle` is null or valid for writing.
+pub unsafe fn zx_port_create(options: u32, out_handle: *mut zx_handle_t) -> zx_status_t {
+    answer((|| {
+        // SAFETY: the caller's promise.
+        let out_handle = unsafe { out(out_handle)? };
+        if options & !1 != 0 {
+            return Err(INVALID_ARGS);
+        }
+        out_handle.set(insert(Object::new(Kind::Port(Port::new()?)), rights::PORT)?);
+        Ok(())
+    })())
+}
+
+/// See the Zircon documentation of `zx_port_queue`.
+///
+/// # Safety
+/// `packet` is null or valid for reading a packet.
+pub unsafe fn zx_port_queue(handle: zx_handle_t, packet: *const zx_port_packet_t) -> zx_status_t {
+    answer((|| {
+        if packet.is_null() {
+            return Err(INVALID_ARGS);
+        }
+        // SAFETY: the caller's promise. The type field is an enum in the caller's memory, valid as such.
+        let packet = unsafe { packet.read() };
+        let held = get(handle)?;
+        let port = held.port()?;
+        held.require(ZX_RIGHT_WRITE)?;
+        port.queue(zx_port_packet_t { packet_type: zx_packet_type_t::ZX_PKT_TYPE_USER, ..packet })
+    })())
+}
+
+/// See the Zircon documentation of `zx_port_wait`.
+///
+/// # Safety
+/// `packet` is null or valid for writing a packet.
+pub unsafe fn zx_port_wait(
+    handle: zx_handle_t,
+    deadline: zx_time_t,
+    packet: *mut zx_port_packet_t,
+) -> zx_status_t {
+    answer((|| {
+        let held = get(handle)?;
+        let port = held.port()?;
+        held.require(ZX_RIGHT_READ)?;
+        let received = port.wait(deadline)?;
+        if !packet.is_null() {
+            // SAFETY: not null, so valid for writing by the caller's promise.
+            unsafe { packet.write(received) };
+        }
+        Ok(())
+    })())
+}
+
+/// See the Zircon documentation of `zx_port_cancel`.
+///
+/// # Safety
+/// Always safe; unsafe to have the vDSO's signature.
+pub unsafe fn zx_port_cancel(handle: zx_handle_t, source: zx_handle_t, key: u64) -> zx_status_t {
+    answer((|| {
+        let port_held = get(handle)?;
+        let port = port_held.port()?;
+        port_held.require(ZX_RIGHT_WRITE)?;
+        let held = get(source)?;
+        held.require(ZX_RIGHT_WAIT)?;
+        port.cancel(source, &held, key)
+    })())
+}

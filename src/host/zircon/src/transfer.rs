@@ -1,0 +1,163 @@
+//! How a handle travels to another process: a descriptor in the message and up to three file descriptors beside it.
+//!
+//! A receiver trusts none of it. The descriptor says what the sender claims; whatever is behind a file descriptor only
+//! ever gets calls that are harmless on the wrong kind of file.
+
+use crate::channel::Channel;
+use crate::event::Event;
+use crate::guest::Guest;
+use crate::handle_table::Held;
+use crate::object::{Kind, Object};
+use crate::resource::Resource;
+use crate::socket::Socket;
+use crate::status::{IO_DATA_INTEGRITY, Result};
+use crate::task::Process;
+use crate::timer::Timer;
+use crate::vmo::Vmo;
+use fuchsia_zircon_types::*;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// File descriptors of one handle. 64 handles stay below the 253 that one message can carry.
+pub(crate) const MAX_FDS: usize = 3;
+
+const CHANNEL_GATE: u32 = 1;
+const CHANNEL_BACKLOG: u32 = 2;
+
+/// A handle in a message.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Descriptor {
+    koid: u64,
+    related: u64,
+    /// What the kind of object needs beside its file descriptors.
+    extra: [u64; 3],
+    object_type: u32,
+    rights: u32,
+    fds: u32,
+    flags: u32,
+}
+
+enum Fd<'a> {
+    Borrowed(BorrowedFd<'a>),
+    Owned(OwnedFd),
+}
+
+/// A handle on its way into a message.
+pub(crate) struct Export<'a> {
+    pub(crate) descriptor: Descriptor,
+    fds: Vec<Fd<'a>>,
+}
+
+/// Whether handles to this object can be sent at all.
+pub(crate) fn is_transferable(object: &Object) -> bool {
+    !matches!(
+        object.kind,
+        Kind::Job(_) | Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_)
+    )
+}
+
+impl<'a> Export<'a> {
+    pub(crate) fn new(held: &'a Held) -> std::result::Result<Export<'a>, Errno> {
+        let object: &'a Object = &held.object;
+        let mut fds = Vec::with_capacity(MAX_FDS);
+        let (mut extra, mut flags) = ([0; 3], 0);
+        match &object.kind {
+            Kind::Channel(channel) => {
+                fds.push(Fd::Borrowed(channel.fd()));
+                for (flag, fd) in [
+                    (CHANNEL_GATE, channel.gate_for_transfer()?),
+                    (CHANNEL_BACKLOG, channel.backlog_for_transfer()?),
+                ] {
+                    if let Some(fd) = fd {
+                        flags |= flag;
+                        fds.push(Fd::Owned(fd));
+                    }
+                }
+            }
+            Kind::Event(event) => {
+                fds.extend(event.fds().into_iter().flatten().map(Fd::Borrowed));
+                extra[0] = event.side() as u64;
+            }
+            Kind::Guest(guest) => fds.push(Fd::Owned(guest.control_for_transfer()?)),
+            Kind::Process(process) => {
+                fds.push(Fd::Borrowed(process.fd()));
+                extra[0] = process.pid().into();
+            }
+            Kind::Resource(resource) => (extra, flags) = resource.to_wire(),
+            Kind::Socket(socket) => {
+                fds.push(Fd::Borrowed(socket.fd()));
+                (extra, flags) = socket.to_wire();
+            }
+            Kind::Timer(timer) => fds.push(Fd::Borrowed(timer.fd())),
+            Kind::Vmo(vmo) => {
+                fds.push(Fd::Borrowed(vmo.fd()));
+                (extra, flags) = vmo.to_wire();
+            }
+            // Kept out of messages by `is_transferable`.
+            Kind::Job(_) | Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_) => {
+                return Err(Errno::OPNOTSUPP);
+            }
+        }
+        let descriptor = Descriptor {
+            koid: object.koid,
+            related: object.related,
+            extra,
+            object_type: object.object_type(),
+            rights: held.rights,
+            fds: fds.len() as u32,
+            flags,
+        };
+        Ok(Export { descriptor, fds })
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fds.iter().map(|fd| match fd {
+            Fd::Borrowed(fd) => *fd,
+            Fd::Owned(fd) => fd.as_fd(),
+        })
+    }
+}
+
+/// Makes an object of what another process sent.
+pub(crate) fn import(
+    descriptor: &Descriptor,
+    fds: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<Held> {
+    if descriptor.fds as usize > MAX_FDS {
+        return Err(IO_DATA_INTEGRITY);
+    }
+    let mut fds = fds.take(descriptor.fds as usize);
+    let mut next = || fds.next().ok_or(IO_DATA_INTEGRITY);
+    let (extra, flags) = (descriptor.extra, descriptor.flags);
+    let kind = match descriptor.object_type {
+        ZX_OBJ_TYPE_CHANNEL => {
+            let fd = next()?;
+            let gate = (flags & CHANNEL_GATE != 0).then(&mut next).transpose()?;
+            let backlog = (flags & CHANNEL_BACKLOG != 0).then(&mut next).transpose()?;
+            Kind::Channel(Channel::from_transfer(fd, gate, backlog))
+        }
+        ZX_OBJ_TYPE_EVENT => Kind::Event(Event::from_fds(next()?, next()?, None)),
+        ZX_OBJ_TYPE_EVENTPAIR => {
+            let side = usize::from(extra[0] != 0);
+            Kind::Event(Event::from_fds(next()?, next()?, Some((next()?, side))))
+        }
+        ZX_OBJ_TYPE_GUEST => Kind::Guest(Guest::from_control(next()?)),
+        ZX_OBJ_TYPE_PROCESS => {
+            let pid = u32::try_from(extra[0]).map_err(|_| IO_DATA_INTEGRITY)?;
+            Kind::Process(Process::from_fd(next()?, pid))
+        }
+        ZX_OBJ_TYPE_RESOURCE => Kind::Resource(Resource::from_wire(extra, flags)?),
+        ZX_OBJ_TYPE_SOCKET => Kind::Socket(Socket::from_wire(next()?, extra, flags)),
+        ZX_OBJ_TYPE_TIMER => Kind::Timer(Timer::from_fd(next()?)),
+        ZX_OBJ_TYPE_VMO => Kind::Vmo(Vmo::from_wire(next()?, extra, flags)?),
+        _ => return Err(IO_DATA_INTEGRITY),
+    };
+    if fds.next().is_some() {
+        return Err(IO_DATA_INTEGRITY);
+    }
+    let object: Arc<Object> = Object::with_koid(kind, descriptor.koid, descriptor.related);
+    Ok(Held { object, rights: descriptor.rights })
+}

@@ -6,9 +6,59 @@ pub use fuchsia_runtime_sys::*;
 pub use fuchsia_zircon_sys::*;
 pub use fuchsia_zircon_types::*;
 #[cfg(target_os = "linux")]
-pub use zircon::linux::{job_default, take_namespace, take_startup_handle, vmar_root_self};
+pub use linux_runtime::*;
 #[cfg(target_os = "linux")]
 pub use zircon::*;
+
+/// What Linux' Zircon knows of the process' start.
+#[cfg(target_os = "linux")]
+mod linux_runtime {
+    use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t};
+    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+    /// What the bootstrap message held, taken piece by piece.
+    #[derive(Default)]
+    struct Startup {
+        handles: Vec<(u32, zx_handle_t)>,
+        namespace: Vec<(String, zx_handle_t)>,
+    }
+
+    static ROOT_VMAR: LazyLock<zx_handle_t> =
+        LazyLock::new(|| zircon::linux::vmar_root_self().unwrap_or(ZX_HANDLE_INVALID));
+    static STARTUP: LazyLock<Mutex<Startup>> = LazyLock::new(Mutex::default);
+
+    fn startup() -> MutexGuard<'static, Startup> {
+        STARTUP.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process' default job, which the caller does not own.
+    #[must_use]
+    pub fn job_default() -> zx_handle_t {
+        ZX_HANDLE_INVALID
+    }
+
+    /// This process' root VMAR, which the caller does not own.
+    #[must_use]
+    pub fn vmar_root_self() -> zx_handle_t {
+        *ROOT_VMAR
+    }
+
+    /// Takes the startup handle with this `PA_HND` number.
+    #[must_use]
+    pub fn take_startup_handle(info: u32) -> zx_handle_t {
+        let mut startup = startup();
+        match startup.handles.iter().position(|(id, _)| *id == info) {
+            Some(index) => startup.handles.swap_remove(index).1,
+            None => ZX_HANDLE_INVALID,
+        }
+    }
+
+    /// Takes the directories of the namespace.
+    #[must_use]
+    pub fn take_namespace() -> Vec<(String, zx_handle_t)> {
+        std::mem::take(&mut startup().namespace)
+    }
+}
 
 /// What Fuchsia's libc and fdio know of the process' start.
 #[cfg(target_os = "fuchsia")]

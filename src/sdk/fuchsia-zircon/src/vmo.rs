@@ -87,7 +87,12 @@ impl Vmo {
     ///
     /// # Errors
     /// As [`Vmo::read`].
-    pub unsafe fn read_raw(&self, buffer: *mut u8, buffer_length: usize, offset: u64) -> Result<(), Status> {
+    pub unsafe fn read_raw(
+        &self,
+        buffer: *mut u8,
+        buffer_length: usize,
+        offset: u64,
+    ) -> Result<(), Status> {
         // SAFETY: the caller's promise.
         ok(unsafe { sys::zx_vmo_read(self.raw_handle(), buffer, offset, buffer_length) })
     }
@@ -99,7 +104,12 @@ impl Vmo {
     ///
     /// # Errors
     /// As [`Vmo::write`].
-    pub unsafe fn write_raw(&self, buffer: *const u8, buffer_length: usize, offset: u64) -> Result<(), Status> {
+    pub unsafe fn write_raw(
+        &self,
+        buffer: *const u8,
+        buffer_length: usize,
+        offset: u64,
+    ) -> Result<(), Status> {
         // SAFETY: the caller's promise.
         ok(unsafe { sys::zx_vmo_write(self.raw_handle(), buffer, offset, buffer_length) })
     }

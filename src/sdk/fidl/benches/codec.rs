@@ -37,9 +37,9 @@ fn encode<T: ValueType>(bencher: Bencher<'_, '_>, value: &T::Owned) {
 
 fn decode<T: WireType>(bencher: Bencher<'_, '_>, value: T::Owned) {
     let (bytes, _) = Encoder::encode_all::<T>(value).unwrap();
-    bencher.counter(BytesCount::new(SIZE)).bench_local(|| {
-        Decoder::decode_all::<T>(black_box(&bytes), &mut []).unwrap()
-    });
+    bencher
+        .counter(BytesCount::new(SIZE))
+        .bench_local(|| Decoder::decode_all::<T>(black_box(&bytes), &mut []).unwrap());
 }
 
 type Bytes = Vector<u8, { u32::MAX }>;

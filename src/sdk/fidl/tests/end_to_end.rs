@@ -22,8 +22,9 @@ async fn serve_echo(mut stream: EchoRequestStream) -> Result<(), Error> {
             EchoRequest::EchoHandles { value, responder } => responder.send(value)?,
             EchoRequest::EchoTable { payload, responder } => responder.send(&payload)?,
             EchoRequest::Ping { responder } => responder.send()?,
-            EchoRequest::Divide { dividend, divisor, responder } => responder
-                .send(dividend.checked_div(divisor).ok_or(StrictError::DivisionByZero))?,
+            EchoRequest::Divide { dividend, divisor, responder } => {
+                responder.send(dividend.checked_div(divisor).ok_or(StrictError::DivisionByZero))?
+            }
             EchoRequest::Check { value, responder } => {
                 responder.send(if value == 0 { Ok(()) } else { Err(value) })?;
             }
@@ -302,10 +303,7 @@ async fn a_server_rejects_messages_that_are_not_requests() {
     for (message, expected) in [
         (vec![1, 2, 3], Error::InvalidHeader),
         (vec![0; 16], Error::IncompatibleMagicNumber(0)),
-        (
-            vec![0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
-            Error::UnsupportedWireFormatVersion,
-        ),
+        (vec![0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], Error::UnsupportedWireFormatVersion),
         (
             vec![0, 0, 0, 0, 2, 0, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0],
             Error::UnknownOrdinal { ordinal: 9, protocol_name: "test.wire.Echo" },
@@ -360,10 +358,7 @@ fn synchronous_clients_block() {
 #[test]
 fn synchronous_clients_see_epitaphs_and_deadlines() {
     let (proxy, server) = create_sync_proxy::<EchoMarker>();
-    assert_eq!(
-        proxy.ping(Time::INFINITE_PAST),
-        Err(Error::ClientCall(Status::TIMED_OUT))
-    );
+    assert_eq!(proxy.ping(Time::INFINITE_PAST), Err(Error::ClientCall(Status::TIMED_OUT)));
     server.into_channel().close_with_epitaph(Status::BAD_STATE).unwrap();
     assert_eq!(proxy.ping(Time::INFINITE), Err(closed(Status::BAD_STATE)));
 }

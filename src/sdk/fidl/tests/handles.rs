@@ -25,7 +25,9 @@ fn tracked() -> (Socket, Socket) {
 #[track_caller]
 fn assert_closed(witness: &Socket) {
     assert_eq!(
-        witness.wait_handle(Signals::SOCKET_PEER_CLOSED, Time::INFINITE_PAST).map(|s| s.contains(Signals::SOCKET_PEER_CLOSED)),
+        witness
+            .wait_handle(Signals::SOCKET_PEER_CLOSED, Time::INFINITE_PAST)
+            .map(|s| s.contains(Signals::SOCKET_PEER_CLOSED)),
         Ok(true),
         "the handle leaked"
     );
@@ -96,10 +98,8 @@ fn wrong_handles_are_rejected_and_closed() {
 
     let (socket, witness) = tracked();
     let wrong_type = vec![event(), info(socket, ObjectType::SOCKET, EVENT_RIGHTS), event()];
-    let error = Error::IncorrectHandleSubtype {
-        expected: ObjectType::EVENT,
-        received: ObjectType::SOCKET,
-    };
+    let error =
+        Error::IncorrectHandleSubtype { expected: ObjectType::EVENT, received: ObjectType::SOCKET };
     assert_eq!(decode(&bytes(0, 0), wrong_type), Err(error));
     assert_closed(&witness);
 

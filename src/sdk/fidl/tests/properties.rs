@@ -89,13 +89,8 @@ fn everything() -> impl Strategy<Value = Everything> {
         any::<u64>().prop_map(FlexibleBits::from_bits_retain),
     );
     let structs = (numbers(), strings(), vectors(), arrays(), option::of(node()));
-    let rest = (
-        table(),
-        strict_union(),
-        flexible_union,
-        option::of(strict_union()),
-        vec(table(), 0..3),
-    );
+    let rest =
+        (table(), strict_union(), flexible_union, option::of(strict_union()), vec(table(), 0..3));
     (scalars, structs, rest).prop_map(|(scalars, structs, rest)| {
         let (strict_enum, flexible_enum, strict_bits, flexible_bits) = scalars;
         let (numbers, strings, vectors, arrays, node) = structs;

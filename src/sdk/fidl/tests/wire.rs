@@ -81,15 +81,8 @@ fn small_structs_are_padded_to_eight_bytes() {
 #[test]
 fn strings_are_counted_and_checked() {
     let value = Strings { plain: "héllo".into(), bounded: String::new(), absent: None };
-    let wire = bytes(&[
-        &word(6),
-        &PRESENT,
-        &word(0),
-        &PRESENT,
-        &ABSENT,
-        &ABSENT,
-        b"h\xc3\xa9llo\0\0",
-    ]);
+    let wire =
+        bytes(&[&word(6), &PRESENT, &word(0), &PRESENT, &ABSENT, &ABSENT, b"h\xc3\xa9llo\0\0"]);
     both_ways(value, &wire);
     let mut bad = wire.clone();
     bad[48 + 2] = b'x';
@@ -164,7 +157,10 @@ fn vectors_are_out_of_line_in_depth_first_order() {
     assert!(decode::<Vectors>(&bad).is_err());
     let mut bad = wire;
     bad[7] = 1;
-    assert!(matches!(decode::<Vectors>(&bad), Err(Error::VectorTooLong { .. } | Error::OutOfRange { .. })));
+    assert!(matches!(
+        decode::<Vectors>(&bad),
+        Err(Error::VectorTooLong { .. } | Error::OutOfRange { .. })
+    ));
 }
 
 #[test]
@@ -246,7 +242,10 @@ fn tables_hold_envelopes_up_to_the_last_member() {
     };
     assert_eq!(with(16, [9, 0, 0, 0, 0, 0, 0, 0]), Err(Error::InvalidInlineBitInEnvelope));
     assert_eq!(with(16, [9, 0, 0, 0, 0, 0, 2, 0]), Err(Error::InvalidInlineMarkerInEnvelope));
-    assert_eq!(with(16, [9, 1, 0, 0, 0, 0, 1, 0]), Err(Error::NonZeroPadding { padding_start: 17 }));
+    assert_eq!(
+        with(16, [9, 1, 0, 0, 0, 0, 1, 0]),
+        Err(Error::NonZeroPadding { padding_start: 17 })
+    );
     assert_eq!(with(16, [9, 0, 0, 0, 1, 0, 1, 0]), Err(Error::InvalidNumHandlesInEnvelope));
     assert_eq!(with(32, [16, 0, 0, 0, 0, 0, 0, 0]), Err(Error::InvalidNumBytesInEnvelope));
     assert_eq!(with(32, [24, 0, 0, 0, 0, 0, 1, 0]), Err(Error::InvalidInlineBitInEnvelope));
@@ -263,15 +262,13 @@ fn tables_hold_envelopes_up_to_the_last_member() {
 fn unions_are_an_ordinal_and_an_envelope() {
     let number = bytes(&[&word(1), &[7, 0, 0, 0, 0, 0, 1, 0]]);
     both_ways(StrictUnion::Number(7), &number);
-    let text = bytes(&[
-        &word(2),
-        &[24, 0, 0, 0, 0, 0, 0, 0],
-        &word(1),
-        &PRESENT,
-        b"z\0\0\0\0\0\0\0",
-    ]);
+    let text =
+        bytes(&[&word(2), &[24, 0, 0, 0, 0, 0, 0, 0], &word(1), &PRESENT, b"z\0\0\0\0\0\0\0"]);
     both_ways(StrictUnion::Text("z".into()), &text);
-    both_ways(FlexibleUnion::Small(Small { a: 1, b: 2 }), &bytes(&[&word(2), &[1, 0, 2, 0, 0, 0, 1, 0]]));
+    both_ways(
+        FlexibleUnion::Small(Small { a: 1, b: 2 }),
+        &bytes(&[&word(2), &[1, 0, 2, 0, 0, 0, 1, 0]]),
+    );
 
     rejected::<StrictUnion>(&bytes(&[&ABSENT, &ABSENT]), Error::NotNullable);
     rejected::<StrictUnion>(&bytes(&[&word(1), &ABSENT]), Error::NotNullable);

@@ -330,7 +330,8 @@ pub(super) fn interrupt_return(cpu: &mut Cpu, instruction: &Instruction) -> Outc
     let (code, _) = stack::peek(cpu, step, size)?;
     let (flags, rsp) = stack::peek(cpu, 2 * step, size)?;
     let mut mask = stack::writable_flags(cpu, size);
-    if size > 2 {
+    // RF suppresses an instruction breakpoint once and does nothing else; translated code would never clear it.
+    if size > 2 && cpu.state.dr[7] & 0xff != 0 {
         mask |= rflags::RF;
     }
     if cpu.is_real_mode() {

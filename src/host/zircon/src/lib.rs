@@ -18,6 +18,8 @@ mod socket;
 mod status;
 mod system;
 mod task;
+#[cfg(test)]
+mod testing;
 mod timer;
 mod transfer;
 mod unwritten;
@@ -41,6 +43,7 @@ pub use system::{
     zx_clock_get_monotonic, zx_cprng_draw, zx_deadline_after, zx_nanosleep, zx_system_get_num_cpus,
     zx_system_get_page_size, zx_system_get_physmem, zx_ticks_get, zx_ticks_per_second,
 };
+pub use task::{zx_job_create, zx_process_exit, zx_task_kill};
 pub use timer::{zx_timer_cancel, zx_timer_create, zx_timer_set};
 pub use unwritten::*;
 pub use vmar::{zx_vmar_allocate, zx_vmar_destroy, zx_vmar_map, zx_vmar_protect, zx_vmar_unmap};

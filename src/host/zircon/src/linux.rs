@@ -4,6 +4,9 @@
 //! system that stand for Fuchsia's own (component manager, the command line).
 
 pub use crate::status::Status;
+pub use crate::task::{
+    Program, STARTUP_FD_VARIABLE, SpawnOptions, StartupHandles, spawn, take_startup_handles,
+};
 
 use crate::channel::Channel;
 use crate::handle_table::{get, insert};
@@ -20,6 +23,26 @@ use rustix::fs::OFlags;
 /// A handle to the root VMAR of this process.
 pub fn vmar_root_self() -> Result<zx_handle_t> {
     crate::vmar::root()
+}
+
+/// A handle to this process.
+pub fn process_self() -> Result<zx_handle_t> {
+    crate::task::self_process()
+}
+
+/// A handle that stands for the calling thread. It has a koid and a name and can do nothing else.
+pub fn thread_self() -> Result<zx_handle_t> {
+    crate::task::self_thread()
+}
+
+/// A handle to the job in which this process starts others unless told otherwise.
+pub fn job_default() -> Result<zx_handle_t> {
+    insert(crate::task::default_job(), rights::JOB)
+}
+
+/// The Linux process number behind a process handle.
+pub fn process_id(process: zx_handle_t) -> Result<u32> {
+    Ok(get(process)?.process()?.pid())
 }
 
 /// A `ZX_RSRC_KIND_SYSTEM` resource with this `ZX_RSRC_SYSTEM_*_BASE`, as component manager hands them out. Anyone can

@@ -2,34 +2,6 @@
 
 use fuchsia_zircon_types::*;
 
-/// See the Zircon documentation of `zx_process_exit`.
-///
-/// # Safety
-/// As on Zircon.
-pub unsafe fn zx_process_exit(_retcode: i64) {
-    std::process::exit(_retcode as i32)
-}
-
-/// See the Zircon documentation of `zx_task_kill`.
-///
-/// # Safety
-/// As on Zircon.
-pub unsafe fn zx_task_kill(_handle: zx_handle_t) -> zx_status_t {
-    ZX_ERR_NOT_SUPPORTED
-}
-
-/// See the Zircon documentation of `zx_job_create`.
-///
-/// # Safety
-/// As on Zircon.
-pub unsafe fn zx_job_create(
-    _parent_job: zx_handle_t,
-    _options: u32,
-    _out: *mut zx_handle_t,
-) -> zx_status_t {
-    ZX_ERR_NOT_SUPPORTED
-}
-
 /// See the Zircon documentation of `zx_guest_create`.
 ///
 /// # Safety

@@ -5,19 +5,21 @@
 //! a write never blocks (`outbound`), and a call's reply goes to its caller and nobody else (`call`).
 
 mod call;
+#[cfg(test)]
+mod channel_test;
 mod inbound;
 mod message;
 mod outbound;
 mod syscalls;
 
-pub(crate) use message::Outgoing;
+pub(crate) use message::{Incoming, Outgoing};
+pub(crate) use outbound::all_flushed;
 pub use syscalls::*;
 
 use crate::object::{Source, Sources, lock};
 use crate::status::Result;
 use fuchsia_zircon_types::*;
 use inbound::Inbound;
-use message::Incoming;
 use outbound::Outbound;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -107,6 +109,11 @@ impl Channel {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Waits for the next message, with no regard to calls.
+    pub(crate) fn receive_blocking(&self) -> Result<Incoming> {
+        self.receive(true)
     }
 
     fn into_fd(self) -> OwnedFd {

@@ -11,7 +11,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Room to ask for when a socket is full for the first time, in bytes; the kernel may give less.
@@ -39,7 +39,7 @@ enum Progress {
 
 impl Channel {
     /// Writes a message, or queues it.
-    pub(super) fn write(&self, this: &Arc<Object>, message: Outgoing<'_>) -> Result<()> {
+    pub(crate) fn write(&self, this: &Arc<Object>, message: Outgoing<'_>) -> Result<()> {
         if !self.overflow.load(Ordering::SeqCst) {
             match message.send(self) {
                 Ok(()) => return Ok(()),
@@ -67,6 +67,7 @@ impl Channel {
         if !outbound.scheduled {
             Flusher::get()?.schedule(this.clone());
             outbound.scheduled = true;
+            UNFLUSHED.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -97,6 +98,7 @@ impl Channel {
             }
         }
         outbound.scheduled = false;
+        UNFLUSHED.fetch_sub(1, Ordering::SeqCst);
         outbound.gate_keeper = None;
         self.overflow.store(false, Ordering::SeqCst);
         Progress::Done
@@ -200,9 +202,12 @@ impl Channel {
             .as_ref()
             .and_then(|gate| rustix::io::fcntl_dupfd_cloexec(gate, 3).ok())
     }
+}
 
-    /// Whether everything written has reached the socket.
-    pub(crate) fn is_flushed(&self) -> bool {
-        !self.overflow.load(Ordering::SeqCst)
-    }
+/// Channels of this process with messages that have not reached the socket yet.
+static UNFLUSHED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether everything that this process wrote has reached the sockets.
+pub(crate) fn all_flushed() -> bool {
+    UNFLUSHED.load(Ordering::SeqCst) == 0
 }

@@ -1,0 +1,150 @@
+//! Starting a process with handles; the counterpart of Fuchsia's `fdio_spawn`.
+
+use super::default_job;
+use super::process::Process;
+use super::spawner::Spawner;
+use super::startup::{STARTUP_FD_VARIABLE, messages};
+use crate::channel::{Channel, Outgoing};
+use crate::handle_table::{get, insert, take};
+use crate::object::{Kind, Object};
+use crate::rights;
+use crate::status::{BAD_STATE, NOT_SUPPORTED, Result, Status};
+use crate::transfer::is_transferable;
+use fuchsia_zircon_types::*;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub enum Program {
+    /// The executable of this process, even when its file was replaced or removed meanwhile.
+    #[default]
+    SelfExe,
+    /// The executable at this path; without a slash it is looked up in `PATH`.
+    Path(PathBuf),
+}
+
+/// How to start a process.
+#[derive(Debug, Default)]
+pub struct SpawnOptions {
+    /// What to run.
+    pub program: Program,
+    /// All arguments; the first is the name the program sees itself called by.
+    pub argv: Vec<OsString>,
+    /// The whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory; without one, this process's.
+    pub cwd: Option<PathBuf>,
+    /// Startup handles with their ids, see [`super::StartupHandles`]. They are consumed, even when the call fails.
+    pub handles: Vec<(u32, zx_handle_t)>,
+    /// Namespace paths for `PA_NS_DIR` handles.
+    pub names: Vec<String>,
+    /// Standard input, output and error; without one, this process's.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// The job to start it in; `ZX_HANDLE_INVALID` is this process's own. The handle stays the caller's.
+    pub job: zx_handle_t,
+}
+
+/// Starts a process and gives a handle to it. The process is killed when this process ends, and reaped when it ends itself.
+///
+/// Errors: `ZX_ERR_NOT_FOUND` or `ZX_ERR_ACCESS_DENIED` for the program, `ZX_ERR_BAD_STATE` for a killed job,
+/// `ZX_ERR_BAD_HANDLE` or `ZX_ERR_NOT_SUPPORTED` for a handle that cannot be sent, `ZX_ERR_NO_RESOURCES`.
+pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
+    let SpawnOptions { program, argv, env, cwd, handles, names, stdio, job } = options;
+    let mut result = Ok(());
+    let mut startup = Vec::with_capacity(handles.len());
+    for (id, handle) in handles {
+        match take(handle)
+            .and_then(|held| if is_transferable(&held) { Ok(held) } else { Err(NOT_SUPPORTED) })
+        {
+            Ok(held) => startup.push((id, held)),
+            Err(status) => result = result.and(Err(status)),
+        }
+    }
+    result?;
+    let job = job_object(job)?;
+    let koid = crate::koid::allocate();
+    let (near, far) = Channel::pair()?;
+    let mut command = Command::new(match program {
+        Program::SelfExe => PathBuf::from("/proc/self/exe"),
+        Program::Path(path) => path,
+    });
+    let mut argv = argv.into_iter();
+    if let Some(name) = argv.next() {
+        command.arg0(name);
+    }
+    command
+        .args(argv)
+        .env_clear()
+        .envs(env)
+        .env(STARTUP_FD_VARIABLE, far.fd().as_raw_fd().to_string());
+    if let Some(cwd) = cwd {
+        command.current_dir(cwd);
+    }
+    let [stdin, stdout, stderr] = stdio.map(|fd| fd.map_or_else(Stdio::inherit, Stdio::from));
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    prepare(&mut command, far.fd().as_raw_fd());
+    let spawner = Spawner::get()?;
+    let pid = spawner.start(command).map_err(|error| status_of(&error))?;
+    drop(far);
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(BAD_STATE)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    let process = Process::child(pidfd, pid, job.clone());
+    let shared = process.shared.clone();
+    job.job()?.add(&job, shared.clone());
+    spawner.adopt(shared);
+    let object = Object::with_koid(Kind::Process(process), koid, job.koid);
+    let near = Object::new(Kind::Channel(near));
+    for (bytes, handles) in messages(koid, startup, &names) {
+        let sent = near.channel()?.write(&near, Outgoing { bytes: bytes.into(), handles });
+        // A child that is gone already is the owner's business, who has the handle.
+        if sent != Err(crate::status::PEER_CLOSED) {
+            sent.inspect_err(|_| drop(object.process().and_then(Process::kill)))?;
+        }
+    }
+    insert(object, rights::PROCESS)
+}
+
+fn job_object(job: zx_handle_t) -> Result<std::sync::Arc<Object>> {
+    let job = if job == ZX_HANDLE_INVALID {
+        default_job()
+    } else {
+        let held = get(job)?;
+        held.job()?;
+        held.require(ZX_RIGHT_MANAGE_PROCESS)?;
+        held.object
+    };
+    if job.job()?.is_alive() { Ok(job) } else { Err(BAD_STATE) }
+}
+
+/// What the child does between fork and exec.
+fn prepare(command: &mut Command, startup_fd: i32) {
+    let parent = std::process::id();
+    let in_child = move || {
+        // SAFETY: plain system calls on plain values, as a forked child of a process with threads must keep to.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the line above.
+            if libc::getppid().unsigned_abs() != parent {
+                libc::_exit(127);
+            }
+            if libc::fcntl(startup_fd, libc::F_SETFD, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing, takes no lock and makes async-signal-safe calls only.
+    unsafe { command.pre_exec(in_child) };
+}
+
+fn status_of(error: &io::Error) -> Status {
+    rustix::io::Errno::from_io_error(error).map_or(Status(ZX_ERR_INTERNAL), Status::from)
+}

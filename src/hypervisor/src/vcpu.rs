@@ -136,6 +136,12 @@ impl Vcpu {
         Arc::clone(&self.cpu.remote)
     }
 
+    /// The vCPU's inside, for tests of its parts.
+    #[cfg(test)]
+    pub(crate) fn cpu_mut(&mut self) -> &mut Cpu {
+        &mut self.cpu
+    }
+
     /// Counters since creation.
     pub fn stats(&self) -> VcpuStats {
         VcpuStats { tlb_flushes: self.cpu.tlb.flushes, ..self.cpu.stats }

@@ -59,12 +59,12 @@ pub(super) unsafe extern "C" fn access(context: u64, va: u64, info: u64, caller:
                 }
             }
             Ok(None) => {}
-            Err(exception) => return fault(cpu, caller, info, Fault::Exception(exception)),
+            Err(exception) => return fault(cpu, caller, va, info, Fault::Exception(exception)),
         }
     }
     match bounce(cpu, va, info, access) {
         Ok(answer) => answer,
-        Err(error) => fault(cpu, caller, info, error),
+        Err(error) => fault(cpu, caller, va, info, error),
     }
 }
 
@@ -131,7 +131,7 @@ fn next_rip(cpu: &Cpu, caller: u64) -> u64 {
 }
 
 /// Leaves translated code because the instruction at the call site did not complete.
-fn fault(cpu: &mut Cpu, caller: u64, info: AccessInfo, fault: Fault) -> u32 {
+fn fault(cpu: &mut Cpu, caller: u64, va: u64, info: AccessInfo, fault: Fault) -> u32 {
     if info.flags_in_ax {
         let ax = cpu.state.gpr[0];
         set_flags_from_ax(cpu, ax);
@@ -139,7 +139,7 @@ fn fault(cpu: &mut Cpu, caller: u64, info: AccessInfo, fault: Fault) -> u32 {
     }
     let length = set_rip(cpu, caller);
     let exit = match fault {
-        Fault::Exception(exception) => RunExit::Exception(stack_fault(cpu, exception)),
+        Fault::Exception(exception) => RunExit::Exception(precise_fault(cpu, exception, va, info)),
         Fault::MemTrap { key, gpa } => RunExit::Exit(interp::mem_exit(cpu, key, gpa, length)),
         Fault::Exit(exit) => RunExit::Exit(exit),
         Fault::BellClosed => RunExit::BellClosed,
@@ -165,15 +165,36 @@ pub(super) fn set_rip(cpu: &mut Cpu, caller: u64) -> u8 {
     site.length
 }
 
-/// A non-canonical address through RSP or RBP is #SS instead of #GP (SDM vol. 1 §3.3.7.1).
-fn stack_fault(cpu: &mut Cpu, exception: Exception) -> Exception {
-    if exception != Exception::gp(0) {
+/// What the look-up could not tell from the address alone: a non-canonical address through RSP or RBP is #SS instead of
+/// #GP (SDM vol. 1 §3.3.7.1), and a misaligned operand that must be aligned is #GP before it is #PF (vol. 3 §6.9).
+fn precise_fault(cpu: &mut Cpu, exception: Exception, va: u64, info: AccessInfo) -> Exception {
+    let misaligned = info.size >= 16 && va % u64::from(info.size) != 0;
+    if exception != Exception::gp(0) && !misaligned {
         return exception;
     }
     match decode_at_rip(cpu) {
-        Some(instruction) if uses_stack_segment(&instruction) => Exception::ss(0),
+        Some(instruction) if misaligned && demands_alignment(&instruction) => Exception::gp(0),
+        Some(instruction) if exception == Exception::gp(0) && uses_stack_segment(&instruction) => Exception::ss(0),
         _ => exception,
     }
+}
+
+/// Legacy SSE operands of 16 bytes must be aligned but for a few loads; VEX ones need not but for a few moves.
+fn demands_alignment(instruction: &Instruction) -> bool {
+    use iced_x86::{EncodingKind, Mnemonic as M};
+    let mnemonic = instruction.mnemonic();
+    if instruction.code().op_code().encoding() == EncodingKind::VEX {
+        return matches!(
+            mnemonic,
+            M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntdq | M::Vmovntps | M::Vmovntpd | M::Vmovntdqa
+        );
+    }
+    let unaligned = matches!(
+        mnemonic,
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
+    );
+    let vector = form(instruction.code()).unit == Unit::Sse;
+    (vector && instruction.memory_size().size() == 16 && !unaligned) || mnemonic == M::Cmpxchg16b
 }
 
 fn uses_stack_segment(instruction: &Instruction) -> bool {

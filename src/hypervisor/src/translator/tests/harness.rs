@@ -76,7 +76,7 @@ const OFFSET_CODE: u32 = 144;
 const OFFSET_MXCSR: u32 = 152;
 const OFFSET_HOST_MXCSR: u32 = 156;
 const OFFSET_VECTOR: u32 = 160;
-const OFFSET_FXSAVE: u32 = 704;
+const OFFSET_FXSAVE: u32 = 672;
 
 struct NativeStubs {
     enter: u64,
@@ -195,6 +195,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
             libc::SIGFPE if x87 => 16,
             libc::SIGFPE => 19,
             libc::SIGILL => 6,
+            // A non-canonical address through RSP or RBP.
+            libc::SIGBUS => 12,
             libc::SIGSEGV if info.si_code == 0x80 => 13,
             _ => 14,
         };

@@ -175,7 +175,7 @@ impl<'a> Resolver<'a, '_> {
                         "an alias names a type; declare a new layout with `type`",
                     );
                 }
-                self.collect_inline(library, file, ty, name.clone());
+                self.collect_inline(library, file, ty, name);
             }
             _ => {}
         }
@@ -196,7 +196,7 @@ impl<'a> Resolver<'a, '_> {
             let strict = !method.modifiers.iter().any(|m| m.word.text == "flexible")
                 && method.modifiers.iter().any(|m| m.word.text == "strict");
             if let Some(request) = method.request.as_ref().and_then(|p| p.layout.as_ref()) {
-                self.collect_inline(library, file, request, format!("{protocol}{name}Request"));
+                self.collect_inline(library, file, request, &format!("{protocol}{name}Request"));
             }
             if let Some(response) = method.response.as_ref().and_then(|p| p.layout.as_ref()) {
                 let name = if method.request.is_none() {
@@ -206,10 +206,10 @@ impl<'a> Resolver<'a, '_> {
                 } else {
                     format!("{protocol}{name}Response")
                 };
-                self.collect_inline(library, file, response, name);
+                self.collect_inline(library, file, response, &name);
             }
             if let Some(error) = &method.error {
-                self.collect_inline(library, file, error, format!("{protocol}{name}Error"));
+                self.collect_inline(library, file, error, &format!("{protocol}{name}Error"));
             }
         }
     }
@@ -220,7 +220,7 @@ impl<'a> Resolver<'a, '_> {
                 continue;
             }
             if let MemberKind::Field(ty, _) | MemberKind::Ordinaled(_, ty) = &member.kind {
-                self.collect_inline(library, file, ty, upper_camel_case(&member.name.text));
+                self.collect_inline(library, file, ty, &upper_camel_case(&member.name.text));
             }
         }
     }
@@ -232,11 +232,11 @@ impl<'a> Resolver<'a, '_> {
         library: usize,
         file: FileId,
         ty: &'a ast::TypeConstructor,
-        name: String,
+        name: &str,
     ) {
         if let LayoutReference::Inline(layout) = &ty.layout {
             let (name, span) =
-                self.generated_name(&layout.attributes).unwrap_or((name.clone(), layout.span));
+                self.generated_name(&layout.attributes).unwrap_or((name.to_owned(), layout.span));
             let id = self.declare(
                 library,
                 Raw {
@@ -253,7 +253,7 @@ impl<'a> Resolver<'a, '_> {
         }
         for parameter in &ty.parameters {
             if let TypeParameter::Type(ty) = parameter {
-                self.collect_inline(library, file, ty, name.clone());
+                self.collect_inline(library, file, ty, name);
             }
         }
     }

@@ -93,7 +93,7 @@ pub(crate) fn resolve(files: &[ast::File], diagnostics: &mut Diagnostics) -> Pro
     resolver.collect(files);
     let mut program = Program::default();
     for library in 0..resolver.libraries.len() {
-        let resolved = resolver.library(library, &program);
+        let resolved = resolver.library(library);
         program.libraries.push(resolved);
     }
     resolver.report_unused_imports();
@@ -113,7 +113,7 @@ impl<'a> Resolver<'a, '_> {
         format!("{}/{}", self.libraries[id.library].name, self.raw(id).name)
     }
 
-    fn library(&mut self, library: usize, _done: &Program) -> Library {
+    fn library(&mut self, library: usize) -> Library {
         let count = self.libraries[library].declarations.len();
         let mut declarations = Vec::with_capacity(count);
         for index in 0..count {

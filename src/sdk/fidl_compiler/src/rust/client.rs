@@ -19,7 +19,7 @@ pub(super) fn body_closure(payload: &super::protocols::Payload) -> String {
 
 /// A closure that makes the caller's value of a decoded response.
 fn response_closure(name: &str, method: &Parts) -> String {
-    let value = method.response.from_body();
+    let value = method.response.members_of_body();
     let ok = "::std::result::Result::Ok";
     match (&method.error, method.has_result_union && !method.strict) {
         (Some(_), false) => format!("|body| {ok}(body.map(|body| {value}))"),
@@ -100,11 +100,6 @@ impl Generator<'_> {
         let alone = events().count() == 1 && !has_unknown;
         for event in events() {
             let payload = &event.response;
-            let fields: String = payload
-                .parameters
-                .iter()
-                .map(|p| format!("        {}: {},\n", p.name, p.owned))
-                .collect();
             let documented: String = payload
                 .parameters
                 .iter()
@@ -112,7 +107,6 @@ impl Generator<'_> {
                     format!("        /// The event's `{0}`.\n        {0}: {1},\n", p.name, p.owned)
                 })
                 .collect();
-            let _ = fields;
             variants +=
                 &doc_comment("    ", &event.doc, &format!("The event `{}`.", event.fidl_name));
             variants += &format!("    {} {{\n{documented}    }},\n", event.camel);

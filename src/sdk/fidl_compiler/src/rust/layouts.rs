@@ -60,7 +60,7 @@ impl Generator<'_> {
         }
     }
 
-    pub(super) fn table(&mut self, _id: DeclId, declaration: &Declaration, t: &Table) {
+    pub(super) fn table(&mut self, declaration: &Declaration, t: &Table) {
         let name = type_name(&declaration.name);
         let mut fields = String::new();
         let mut count = String::from("0");
@@ -136,8 +136,7 @@ impl Generator<'_> {
                 self.lend_reference(&member.ty, "member")
             };
             encodes += &format!(
-                "            Self::{} (member) => encoder.{function}::<{marker}>({lent}, offset + 8, depth),\n",
-                variant
+                "            Self::{variant}(member) => encoder.{function}::<{marker}>({lent}, offset + 8, depth),\n"
             );
             decodes += &format!(
                 "            {ordinal} => ::std::result::Result::Ok(Self::{variant}(decoder.union_member::<{marker}>(offset, depth)?)),\n"

@@ -46,9 +46,9 @@ pub fn bindings(program: &Program, library: &Library) -> String {
             DeclarationKind::Enum(e) => generator.enumeration(declaration, e),
             DeclarationKind::Bits(b) => generator.bits(declaration, b),
             DeclarationKind::Struct(s) => generator.structure(id, declaration, s),
-            DeclarationKind::Table(t) => generator.table(id, declaration, t),
+            DeclarationKind::Table(t) => generator.table(declaration, t),
             DeclarationKind::Union(u) => generator.union(id, declaration, u),
-            DeclarationKind::Protocol(p) => generator.protocol(id, declaration, p),
+            DeclarationKind::Protocol(p) => generator.protocol(declaration, p),
             DeclarationKind::Service(s) => generator.service(id, declaration, s),
             // Rust code uses the type that an alias names, as Fuchsia's bindings do.
             DeclarationKind::Alias(_) | DeclarationKind::Resource(_) => {}

@@ -37,8 +37,8 @@ impl Payload {
         self.parameters.iter().map(|p| format!("{}, ", p.name)).collect()
     }
 
-    fn tuple(parts: Vec<String>) -> String {
-        match parts.as_slice() {
+    fn tuple(parts: &[String]) -> String {
+        match parts {
             [one] => one.clone(),
             parts => format!("({})", parts.join(", ")),
         }
@@ -46,17 +46,17 @@ impl Payload {
 
     /// The value a receiver gets: `()`, the one parameter, or a tuple.
     pub(super) fn owned(&self) -> String {
-        Self::tuple(self.parameters.iter().map(|p| p.owned.clone()).collect())
+        Self::tuple(&self.parameters.iter().map(|p| p.owned.clone()).collect::<Vec<_>>())
     }
 
     /// The value a sender gives where it is one: `()`, the one parameter, or a tuple.
     pub(super) fn given(&self) -> String {
-        Self::tuple(self.parameters.iter().map(|p| p.ty.clone()).collect())
+        Self::tuple(&self.parameters.iter().map(|p| p.ty.clone()).collect::<Vec<_>>())
     }
 
     /// A pattern that binds what [`Self::given`] is.
     pub(super) fn pattern(&self) -> String {
-        Self::tuple(self.parameters.iter().map(|p| p.name.clone()).collect())
+        Self::tuple(&self.parameters.iter().map(|p| p.name.clone()).collect::<Vec<_>>())
     }
 
     /// The codec's type, that of nothing included.
@@ -70,9 +70,11 @@ impl Payload {
     }
 
     /// An expression of what [`Self::owned`] is, from a decoded `body`.
-    pub(super) fn from_body(&self) -> String {
+    pub(super) fn members_of_body(&self) -> String {
         if self.flattened {
-            Self::tuple(self.parameters.iter().map(|p| format!("body.{}", p.name)).collect())
+            Self::tuple(
+                &self.parameters.iter().map(|p| format!("body.{}", p.name)).collect::<Vec<_>>(),
+            )
         } else {
             "body".to_owned()
         }
@@ -189,7 +191,7 @@ impl Generator<'_> {
         }
     }
 
-    pub(super) fn protocol(&mut self, id: DeclId, declaration: &Declaration, protocol: &Protocol) {
+    pub(super) fn protocol(&mut self, declaration: &Declaration, protocol: &Protocol) {
         let name = type_name(&declaration.name);
         let parts: Vec<Parts> = protocol.methods.iter().map(|m| self.parts(m)).collect();
         let debug_name = protocol
@@ -221,7 +223,6 @@ impl Generator<'_> {
         }
         self.client(&name, protocol, &parts);
         self.server(&name, protocol, &parts);
-        let _ = id;
     }
 
     pub(super) fn service(&mut self, id: DeclId, declaration: &Declaration, service: &Service) {

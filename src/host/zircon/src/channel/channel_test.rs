@@ -83,7 +83,7 @@ fn handles_keep_type_rights_and_identity() {
     assert_eq!(wait(handles[0], ZX_EVENT_SIGNALED), ZX_EVENT_SIGNALED);
     // SAFETY: always safe.
     assert_eq!(unsafe { zx_object_signal(handles[0], 0, ZX_USER_SIGNAL_0) }, ZX_ERR_ACCESS_DENIED);
-    [a, b, event, handles[0]].map(close);
+    [a, b, event, handles[0]].into_iter().for_each(close);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_channel_that_is_sent_keeps_its_order() {
         wait(b, ZX_CHANNEL_READABLE);
         assert_eq!(read(b).unwrap().0[..4], number.to_ne_bytes());
     }
-    [a, b, carrier, receiver].map(close);
+    [a, b, carrier, receiver].into_iter().for_each(close);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn calls_find_their_replies_whatever_else_comes() {
     }
     callers.into_iter().for_each(|caller| caller.join().unwrap());
     let server = server_thread.join().unwrap();
-    [client, server, port].map(close);
+    [client, server, port].into_iter().for_each(close);
 }
 
 #[test]

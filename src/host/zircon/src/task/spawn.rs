@@ -104,7 +104,9 @@ pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
         let sent = near.channel()?.write(&near, Outgoing { bytes: bytes.into(), handles });
         // A child that is gone already is the owner's business, who has the handle.
         if sent != Err(crate::status::PEER_CLOSED) {
-            sent.inspect_err(|_| drop(object.process().and_then(Process::kill)))?;
+            sent.inspect_err(|_| {
+                let _ = object.process().and_then(Process::kill);
+            })?;
         }
     }
     insert(object, rights::PROCESS)

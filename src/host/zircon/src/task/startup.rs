@@ -9,6 +9,7 @@ use crate::handle_table::{Held, insert};
 use crate::status::{IO_DATA_INTEGRITY, PEER_CLOSED, Result};
 use fuchsia_zircon_types::*;
 use rustix::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The environment variable that tells a child which descriptor its startup handles come from.
@@ -93,20 +94,22 @@ fn parse(bytes: &[u8]) -> Result<(Header, Vec<u32>, Vec<String>)> {
 /// Takes the handles that this process was started with; none if it was not started by [`super::spawn`] or they were
 /// taken before.
 ///
-/// # Safety
-/// No other thread runs yet: the call changes the environment.
-pub unsafe fn take_startup_handles() -> Result<StartupHandles> {
+/// To be called before the process starts others by other means than [`super::spawn`], which would inherit what is not
+/// taken yet.
+pub fn take_startup_handles() -> Result<StartupHandles> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(StartupHandles::default());
+    }
     let Some(fd) = std::env::var(STARTUP_FD_VARIABLE).ok().and_then(|fd| fd.parse::<i32>().ok())
     else {
         return Ok(StartupHandles::default());
     };
-    // SAFETY: no other thread runs, by the caller's promise.
-    unsafe { std::env::remove_var(STARTUP_FD_VARIABLE) };
     if fd <= 2 {
         return Err(IO_DATA_INTEGRITY);
     }
     // SAFETY: `spawn` made this process inherit the descriptor for nothing but this, and said so by the variable, which is
-    // gone now.
+    // read once.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     let channel = Channel::from_fd(fd);

@@ -5,9 +5,63 @@
 
 mod environment;
 mod manager;
+#[cfg(test)]
+mod manager_test;
 mod memory_pressure;
 mod merge;
 mod package;
 mod package_config;
 mod problems;
+
+mod runner;
 mod state;
+
+use anyhow::Context as _;
+use environment::Namespace;
+use fidl::endpoints::create_proxy;
+use fidl_fuchsia_component_runner::ComponentRunnerRequestStream;
+use fidl_fuchsia_io as fio;
+use fidl_fuchsia_virtualization::GuestManagerRequestStream;
+use fuchsia_async as fasync;
+use fuchsia_component::namespace;
+use fuchsia_component::server::ServiceFs;
+use fuchsia_zircon as zx;
+use futures::StreamExt as _;
+use manager::GuestManager;
+use merge::HostResources;
+
+/// Where the namespace has the guest's package.
+const PACKAGE_PATH: &str = "/guest_pkg";
+
+/// Who connects.
+enum Incoming {
+    Manager(GuestManagerRequestStream),
+    Runner(ComponentRunnerRequestStream),
+}
+
+/// Runs the component until component manager ends it.
+///
+/// # Errors
+/// Where the namespace lacks the guest's package, or there is no outgoing directory to serve.
+pub async fn run() -> anyhow::Result<()> {
+    let (package, server) = create_proxy::<fio::DirectoryMarker>();
+    let flags = fio::PERM_READABLE | fio::PERM_WRITABLE | fio::Flags::PROTOCOL_DIRECTORY;
+    namespace::open(PACKAGE_PATH, flags, server.into_channel())
+        .with_context(|| format!("Opening {PACKAGE_PATH}"))?;
+    let host = HostResources { memory: zx::system_get_physmem(), cpus: zx::system_get_num_cpus() };
+    let manager = GuestManager::new(Namespace, package, host);
+    let entrance = manager.entrance();
+    let mut fs = ServiceFs::new_local();
+    fs.dir("svc").add_fidl_service(Incoming::Manager).add_fidl_service(Incoming::Runner);
+    fs.take_and_serve_directory_handle().context("Serving the outgoing directory")?;
+    fasync::Task::local(manager.run()).detach();
+    while let Some(incoming) = fs.next().await {
+        match incoming {
+            Incoming::Manager(stream) => {
+                fasync::Task::local(entrance.clone().serve(stream)).detach();
+            }
+            Incoming::Runner(stream) => fasync::Task::local(runner::serve(stream)).detach(),
+        }
+    }
+    Ok(())
+}

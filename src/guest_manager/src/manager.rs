@@ -346,10 +346,9 @@ impl<E: Environment + 'static> GuestManager<E> {
         controller: ServerEnd<fvirt::GuestMarker>,
     ) -> Result<(), fvirt::GuestManagerError> {
         match &self.vmm {
-            Some(vmm) if self.state.is_started() => vmm
-                .lifecycle
-                .bind(controller)
-                .map_err(|_| fvirt::GuestManagerError::NotRunning),
+            Some(vmm) if self.state.is_started() => {
+                vmm.lifecycle.bind(controller).map_err(|_| fvirt::GuestManagerError::NotRunning)
+            }
             _ => Err(fvirt::GuestManagerError::NotRunning),
         }
     }

@@ -78,10 +78,10 @@ pub(crate) fn finish(
     config.guest_memory.get_or_insert_with(|| default_memory(host.memory));
     config.cpus.get_or_insert_with(|| u8::try_from(host.cpus).unwrap_or(u8::MAX));
     if config.default_net == Some(true) {
-        config.net_devices.get_or_insert_default().push(NetSpec {
-            mac_address: MacAddress { octets: DEFAULT_MAC },
-            enable_bridge: true,
-        });
+        config
+            .net_devices
+            .get_or_insert_default()
+            .push(NetSpec { mac_address: MacAddress { octets: DEFAULT_MAC }, enable_bridge: true });
     }
     if let Some(words) = config.cmdline_add.take() {
         config.cmdline =

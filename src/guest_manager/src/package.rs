@@ -28,7 +28,9 @@ pub(crate) enum PackageError {
 }
 
 /// Reads the package's configuration and opens what it names.
-pub(crate) async fn load(package: &fio::DirectoryProxy) -> Result<fvirt::GuestConfig, PackageError> {
+pub(crate) async fn load(
+    package: &fio::DirectoryProxy,
+) -> Result<fvirt::GuestConfig, PackageError> {
     let text = read_text(package, CONFIG_PATH).await?;
     open_all(package, PackageConfig::parse(&text)?).await
 }
@@ -118,10 +120,9 @@ async fn open(
         }
         Err(error) => return Err(closed(path, error)),
     }
-    let channel = file.into_channel().map_err(|_| PackageError::Open {
-        path: path.to_owned(),
-        status: zx::Status::BAD_STATE,
-    })?;
+    let channel = file
+        .into_channel()
+        .map_err(|_| PackageError::Open { path: path.to_owned(), status: zx::Status::BAD_STATE })?;
     Ok(ClientEnd::new(channel.into_zx_channel()))
 }
 
@@ -151,14 +152,13 @@ async fn read_text(package: &fio::DirectoryProxy, path: &str) -> Result<String, 
     let file = open_proxy(package, path, fio::PERM_READABLE)?;
     let mut bytes = Vec::new();
     loop {
-        let chunk = file
-            .read(fio::MAX_TRANSFER_SIZE)
-            .await
-            .map_err(|error| closed(path, error))?
-            .map_err(|raw| PackageError::Open {
-                path: path.to_owned(),
-                status: zx::Status::from_raw(raw),
-            })?;
+        let chunk =
+            file.read(fio::MAX_TRANSFER_SIZE).await.map_err(|error| closed(path, error))?.map_err(
+                |raw| PackageError::Open {
+                    path: path.to_owned(),
+                    status: zx::Status::from_raw(raw),
+                },
+            )?;
         if chunk.is_empty() {
             return String::from_utf8(bytes).map_err(|_| PackageError::NotText);
         }

@@ -2,10 +2,10 @@
 
 use crate::environment::Environment;
 use fidl::endpoints::create_proxy;
+use fidl_fuchsia_hardware_network::PortClass;
 use fidl_fuchsia_memorypressure::Level;
 use fidl_fuchsia_net_interfaces as finterfaces;
 use fidl_fuchsia_virtualization::GuestDescriptor;
-use fidl_fuchsia_hardware_network::PortClass;
 use fuchsia_async::TimeoutExt as _;
 use fuchsia_zircon as zx;
 
@@ -62,9 +62,8 @@ pub(crate) async fn detect(
     let nets = descriptor.and_then(|d| d.networks.as_deref()).unwrap_or_default();
     if !nets.is_empty() {
         let bridged = nets.iter().any(|net| net.enable_bridge);
-        let ports = count_ports(environment)
-            .on_timeout(zx::Time::after(NETWORK_TIMEOUT), || None)
-            .await;
+        let ports =
+            count_ports(environment).on_timeout(zx::Time::after(NETWORK_TIMEOUT), || None).await;
         let problem = match ports {
             None => Some(NetworkProblem::QueryFailed),
             Some(ports) => network_problem(nets.len(), bridged, ports),
@@ -165,7 +164,7 @@ mod tests {
         };
         let mut ports = Ports::default();
         ports.count(&properties(false, finterfaces::PortClass::Device(PortClass::Ethernet)));
-        ports.count(&properties(true, finterfaces::PortClass::Loopback(finterfaces::Empty)));
+        ports.count(&properties(true, finterfaces::PortClass::Loopback(finterfaces::Empty {})));
         assert_eq!(ports, Ports::default());
         ports.count(&properties(true, finterfaces::PortClass::Device(PortClass::Bridge)));
         assert_eq!(ports, Ports { bridge: 1, ..Ports::default() });

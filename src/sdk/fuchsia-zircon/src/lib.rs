@@ -9,7 +9,10 @@ mod event;
 mod guest;
 mod handle;
 mod info;
+#[cfg(target_os = "linux")]
+pub mod linux;
 mod port;
+mod process_builder;
 pub mod processargs;
 mod rights;
 mod signals;
@@ -37,6 +40,7 @@ pub use port::{
     GuestBellPacket, GuestIoPacket, GuestMemPacket, GuestVcpuPacket, Packet, PacketContents, Port,
     SignalPacket, UserPacket, WaitAsyncOpts,
 };
+pub use process_builder::ProcessBuilder;
 pub use rights::Rights;
 pub use signals::Signals;
 pub use socket::{Socket, SocketWriteDisposition};

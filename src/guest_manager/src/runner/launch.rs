@@ -1,0 +1,198 @@
+//! Making a process of a checked start info.
+
+use super::StartError;
+use super::start_info::StartInfo;
+use fidl::endpoints::{ClientEnd, ServerEnd, create_endpoints, create_proxy};
+use fidl_fuchsia_io as fio;
+use fidl_fuchsia_mem as fmem;
+use fidl_fuchsia_process_lifecycle as flifecycle;
+use fuchsia_async as fasync;
+use fuchsia_zircon::processargs::{HandleInfo, HandleType};
+use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _, ProcessBuilder, Task as _};
+use futures::future::{FutureExt as _, LocalBoxFuture};
+use tracing::warn;
+use vfs::directory::simple;
+use vfs::execution_scope::ExecutionScope;
+
+/// What makes components; a trait so that tests can have others.
+pub(crate) trait Launch {
+    /// What is made.
+    type Component: Component + 'static;
+
+    /// Makes a component.
+    fn launch(&self, info: StartInfo) -> impl Future<Output = Result<Self::Component, StartError>>;
+}
+
+/// A component that was started.
+pub(crate) trait Component {
+    /// The job of all its processes, for diagnostics.
+    fn duplicate_job(&self) -> Option<zx::Job>;
+    /// Comes with the exit code when the component has ended. Asked for once.
+    fn exited(&self) -> LocalBoxFuture<'static, Result<i64, zx::Status>>;
+    /// Asks it to end.
+    fn stop(&mut self);
+    /// Ends it and all it has started, now.
+    fn kill(&mut self);
+}
+
+/// Makes processes.
+#[derive(Debug)]
+pub(crate) struct ProcessLauncher;
+
+/// A process in a job of its own.
+#[derive(Debug)]
+pub(crate) struct ProcessComponent {
+    job: zx::Job,
+    process: zx::Process,
+    lifecycle: Option<flifecycle::LifecycleProxy>,
+}
+
+impl Launch for ProcessLauncher {
+    type Component = ProcessComponent;
+
+    async fn launch(&self, mut info: StartInfo) -> Result<ProcessComponent, StartError> {
+        if let Some(server) = info.runtime_dir.take() {
+            serve_runtime_dir(&info, server);
+        }
+        let executable = load_executable(&mut info).await?;
+        let job =
+            zx::Job::default_job().create_child_job().map_err(StartError::ResourceUnavailable)?;
+        let mut builder = ProcessBuilder::new(&info.url, &job, executable);
+        builder.add_argument(&info.binary);
+        for argument in &info.args {
+            builder.add_argument(argument);
+        }
+        for variable in &info.environ {
+            builder.add_environment_variable(variable);
+        }
+        for (path, directory) in info.namespace {
+            builder.add_namespace_entry(&path, directory.into_channel());
+        }
+        for numbered in info.numbered_handles {
+            builder.add_raw_handle(numbered.id, numbered.handle);
+        }
+        if let Some(outgoing) = info.outgoing_dir {
+            add(&mut builder, HandleType::DirectoryRequest, outgoing.into_channel());
+        }
+        if let Some(config) = info.encoded_config {
+            add(&mut builder, HandleType::ComponentConfigVmo, config_vmo(config)?);
+        }
+        let lifecycle = info.notify_on_stop.then(|| {
+            let (proxy, server) = create_proxy::<flifecycle::LifecycleMarker>();
+            add(&mut builder, HandleType::Lifecycle, server.into_channel());
+            proxy
+        });
+        let process = builder.spawn().map_err(|status| spawn_error(&info.binary, status))?;
+        Ok(ProcessComponent { job, process, lifecycle })
+    }
+}
+
+fn add(builder: &mut ProcessBuilder, handle_type: HandleType, handle: impl Into<zx::Handle>) {
+    builder.add_handle(HandleInfo::from(handle_type), handle.into());
+}
+
+/// The program as memory that can be executed, read through the package directory of the component's own namespace.
+async fn load_executable(info: &mut StartInfo) -> Result<zx::Vmo, StartError> {
+    let unusable = |reason: String| StartError::CannotStart { binary: info.binary.clone(), reason };
+    let (_, package) = info
+        .namespace
+        .iter_mut()
+        .find(|(path, _)| path == "/pkg")
+        .ok_or_else(|| StartError::InvalidArguments("the namespace has no /pkg".to_owned()))?;
+    // The component gets the directory too, so it is cloned.
+    let directory =
+        std::mem::replace(package, ClientEnd::new(zx::Handle::invalid().into())).into_proxy();
+    let (clone, server) = create_endpoints::<fio::DirectoryMarker>();
+    directory.clone(ServerEnd::new(server.into_channel())).map_err(|e| unusable(e.to_string()))?;
+    *package = clone;
+    let (file, server) = create_proxy::<fio::FileMarker>();
+    let flags = fio::PERM_READABLE | fio::PERM_EXECUTABLE | fio::Flags::PROTOCOL_FILE;
+    directory
+        .open(&info.binary, flags, &fio::Options::default(), server.into_channel())
+        .map_err(|e| unusable(e.to_string()))?;
+    let memory = fio::VmoFlags::READ | fio::VmoFlags::EXECUTE | fio::VmoFlags::PRIVATE_CLONE;
+    match file.get_backing_memory(memory).await {
+        Ok(Ok(vmo)) => Ok(vmo),
+        Ok(Err(raw)) => Err(unusable(zx::Status::from_raw(raw).to_string())),
+        Err(fidl::Error::ClientChannelClosed { status, .. }) => Err(unusable(status.to_string())),
+        Err(e) => Err(unusable(e.to_string())),
+    }
+}
+
+/// What the system lacks is not the program's fault.
+fn spawn_error(binary: &str, status: zx::Status) -> StartError {
+    match status {
+        zx::Status::NO_MEMORY | zx::Status::NO_RESOURCES | zx::Status::UNAVAILABLE => {
+            StartError::ResourceUnavailable(status)
+        }
+        _ => StartError::CannotStart { binary: binary.to_owned(), reason: status.to_string() },
+    }
+}
+
+fn config_vmo(config: fmem::Data) -> Result<zx::Vmo, StartError> {
+    match config {
+        fmem::Data::Buffer(buffer) => Ok(buffer.vmo),
+        fmem::Data::Bytes(bytes) => {
+            let make = || {
+                let vmo = zx::Vmo::create(bytes.len() as u64)?;
+                vmo.write(&bytes, 0)?;
+                Ok(vmo)
+            };
+            make().map_err(StartError::ResourceUnavailable)
+        }
+        _ => Err(StartError::InvalidArguments("encoded_config is of an unknown kind".to_owned())),
+    }
+}
+
+/// Serves `args/N` and `elf/…` as Fuchsia's own runner does, for as long as somebody looks.
+fn serve_runtime_dir(info: &StartInfo, server: ServerEnd<fio::DirectoryMarker>) {
+    let root = simple();
+    let args = simple();
+    for (index, argument) in info.args.iter().enumerate() {
+        let file = vfs::file::read_only(argument.as_bytes());
+        if let Err(status) = args.add_entry(index.to_string(), file) {
+            warn!("An argument cannot be shown in the runtime directory: {status}");
+        }
+    }
+    if let Err(status) = root.add_entry("args", args) {
+        warn!("The runtime directory cannot show the arguments: {status}");
+    }
+    vfs::directory::serve(root, &ExecutionScope::new(), fio::R_STAR_DIR, server);
+}
+
+impl Component for ProcessComponent {
+    fn duplicate_job(&self) -> Option<zx::Job> {
+        self.job.duplicate_handle(zx::Rights::SAME_RIGHTS).ok()
+    }
+
+    fn exited(&self) -> LocalBoxFuture<'static, Result<i64, zx::Status>> {
+        let process = self.process.duplicate_handle(zx::Rights::SAME_RIGHTS);
+        async move {
+            let process = process?;
+            let terminated = zx::Signals::PROCESS_TERMINATED;
+            fasync::OnSignals::new(process.as_handle_ref(), terminated).await?;
+            Ok(process.info()?.return_code)
+        }
+        .boxed_local()
+    }
+
+    fn stop(&mut self) {
+        let told = self.lifecycle.as_ref().map(flifecycle::LifecycleProxy::stop);
+        // A program that cannot be told has nothing to do first.
+        if !matches!(told, Some(Ok(()))) {
+            self.kill();
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Err(status) = self.job.kill() {
+            warn!("The component's job could not be killed: {status}");
+        }
+    }
+}
+
+impl Drop for ProcessComponent {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -100,11 +100,26 @@ pub(crate) struct Header {
     pub(crate) backing: Option<BackingName>,
 }
 
-/// What an image says about its backing file.
+/// What an image says about its backing file. Data of whoever made the image: it deserves no trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BackingName {
-    pub(crate) name: String,
-    pub(crate) format: Option<String>,
+pub struct BackingName {
+    /// Its name, relative to the image's folder unless absolute.
+    pub name: String,
+    /// What it is: `raw`, `qcow2`, or another program's word.
+    pub format: Option<String>,
+}
+
+impl BackingName {
+    /// What the image that starts with `front` says; none if it has no backing file.
+    ///
+    /// For a program that opens files on behalf of another one. `front` is the first cluster of the image, or as much
+    /// of it as there is up to the name: 64 KiB are enough for every image with an ordinary cluster size.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], as from [`crate::Image::open`].
+    pub fn read(front: &[u8]) -> Result<Option<Self>, Error> {
+        Ok(Header::read_alone(&crate::MemoryFile::new(front.to_vec()))?.backing)
+    }
 }
 
 fn field(field: &'static str, value: impl Into<u64>, allowed: &'static str) -> Malformed {
@@ -124,6 +139,13 @@ impl Header {
 
     /// Reads and checks the header of `file`.
     pub(crate) fn read(file: &dyn BlockFile) -> Result<Self, Error> {
+        let header = Self::read_alone(file)?;
+        header.check_tables(file.len()?)?;
+        Ok(header)
+    }
+
+    /// As [`Header::read`], without looking at where the tables are.
+    fn read_alone(file: &dyn BlockFile) -> Result<Self, Error> {
         let file_len = file.len()?;
         let mut bytes = [0; size_of::<RawHeader>() + size_of::<RawHeaderV3>()];
         read_or_zero(file, &mut bytes, 0)?;
@@ -143,7 +165,6 @@ impl Header {
         let (v3, _) = RawHeaderV3::read_from_prefix(rest).map_err(|_| Malformed::Truncated)?;
         let mut header = Self::from_raw(&raw)?;
         let header_length = if version == 3 { header.take_v3(&v3)? } else { needed };
-        header.check_tables(file_len)?;
         header.backing = read_backing(file, &raw, &header, header_length)?;
         Ok(header)
     }

@@ -21,7 +21,7 @@ const L2_CACHE_PAGES: usize = 1024;
 /// Clusters waiting to be freed before that is done without a flush of the guest's.
 const MAX_PENDING_FREE: usize = 4096;
 /// Zeroes are written in pieces of at most this many bytes.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What an image is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -576,12 +576,10 @@ impl Image {
             .map(|entry| Mapping::decode(u64::from_be_bytes(*entry), bits, has_zero_flag));
         let first = mappings.next().unwrap_or(Mapping::Unallocated);
         let mut len = cluster - within;
-        let mut clusters = 1;
-        for mapping in mappings {
+        for (clusters, mapping) in (1..).zip(mappings) {
             if len >= max || !continues(first, mapping, clusters * cluster) {
                 break;
             }
-            clusters += 1;
             len += cluster;
         }
         let extent = match first {

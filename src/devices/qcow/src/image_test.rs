@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::backing::NoBacking;
 use crate::error::Error;
 use crate::file::{BlockFile, MemoryFile};
+use crate::header::BackingName;
 use crate::image::{CreateOptions, Image, Mode};
 
 fn create(size: u64, cluster_bits: u32) -> Arc<MemoryFile> {
@@ -113,6 +114,17 @@ fn backing_files_need_an_opener_and_a_format() {
     Image::create(&*file, &CreateOptions { size: 4096, cluster_bits: 9, backing }).unwrap();
     let error = Image::open(file.clone(), Mode::ReadOnly, &mut Fixed(file)).unwrap_err();
     assert!(matches!(error, Error::Backing { .. }));
+}
+
+#[test]
+fn the_backing_files_name_is_in_the_front() {
+    let file = MemoryFile::default();
+    let backing = Some(("base.img".into(), "raw".into()));
+    Image::create(&file, &CreateOptions { size: 1 << 30, cluster_bits: 16, backing }).unwrap();
+    let name = BackingName::read(&file.contents()[..4096]).unwrap().unwrap();
+    assert_eq!((&name.name[..], name.format.as_deref()), ("base.img", Some("raw")));
+    assert_eq!(BackingName::read(&create(4096, 9).contents()).unwrap(), None);
+    assert!(BackingName::read(b"not an image").is_err());
 }
 
 #[test]

@@ -31,7 +31,7 @@ mod table;
 pub use backing::{Backing, BackingOpener, MAX_CHAIN, NoBacking};
 pub use error::{Corruption, Error, Malformed};
 pub use file::{BlockFile, MemoryFile};
-pub use header::CompressionType;
+pub use header::{BackingName, CompressionType};
 pub use image::{CreateOptions, Image, Mode};
 
 #[cfg(test)]

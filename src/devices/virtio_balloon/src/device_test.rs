@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fuchsia_zircon as zx;
-use virtio_device::fake_queue::FakeDriver;
+use proptest::prelude::*;
+use virtio_device::fake_queue::{FakeDriver, hostile_queue};
 use virtio_device::{
     DescriptorFlags, Device as _, Features, GuestMemory, Io, Progress, Queue, QueueError,
     RING_FEATURES,
@@ -173,7 +174,7 @@ fn statistics_need_their_queue() {
 #[test]
 fn a_reset_ends_the_wait_for_statistics() {
     let mut balloon = Balloon::new(F_STATS_VQ);
-    balloon.give_stats(&[]);
+    balloon.give_stats(&[(0, 0)]);
     let Balloon { device, queues, port, .. } = &mut balloon;
     let mut stats = device.request_stats(&Io::new(queues, port)).unwrap();
     device.reset();
@@ -183,9 +184,24 @@ fn a_reset_ends_the_wait_for_statistics() {
 #[test]
 fn a_flood_of_statistics_is_cut() {
     let mut balloon = Balloon::new(F_STATS_VQ);
-    balloon.give_stats(&[]);
+    balloon.give_stats(&[(0, 0)]);
     let Balloon { device, queues, port, .. } = &mut balloon;
     let mut stats = device.request_stats(&Io::new(queues, port)).unwrap();
     balloon.give_stats(&vec![(1, 1); 5000]);
     assert_eq!(stats.try_recv().unwrap().unwrap().len(), 64);
+}
+
+proptest! {
+    #[test]
+    fn a_hostile_driver_harms_nobody(choices in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let queues: Vec<_> = (0..QUEUES).map(|_| Some(hostile_queue(&choices))).collect();
+        let port = Arc::new(zx::Port::create());
+        let io = Io::new(&queues, &port);
+        let mut device = BalloonDevice::new();
+        device.ready(F_STATS_VQ.union(F_PAGE_REPORTING), &io);
+        for queue in (0..QUEUES).cycle().take(8) {
+            let _ = device.process(queue, &io);
+            let _ = device.request_stats(&io);
+        }
+    }
 }

@@ -4,8 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+mod component;
 mod device;
 
+pub use component::run;
 pub use device::{
     BalloonDevice, DEFLATE, F_DEFLATE_ON_OOM, F_PAGE_REPORTING, F_STATS_VQ, INFLATE, PAGE_SIZE,
     QUEUES, Stat, StatsError,

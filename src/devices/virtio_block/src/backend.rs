@@ -66,7 +66,11 @@ pub trait Backend: Send + Sync {
     }
 
     /// As [`Backend::write`], straight from guest memory. None if the back-end cannot.
-    fn write_from_guest(&self, from: GuestSlice<'_>, offset: u64) -> Option<Result<(), BackendError>> {
+    fn write_from_guest(
+        &self,
+        from: GuestSlice<'_>,
+        offset: u64,
+    ) -> Option<Result<(), BackendError>> {
         let _ = (from, offset);
         None
     }
@@ -97,8 +101,12 @@ pub trait Backend: Send + Sync {
 }
 
 /// Writes zeroes as any other bytes.
-fn write_zeroes_in_pieces<B: Backend + ?Sized>(backend: &B, offset: u64, len: u64) -> Result<(), BackendError> {
-    const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+fn write_zeroes_in_pieces<B: Backend + ?Sized>(
+    backend: &B,
+    offset: u64,
+    len: u64,
+) -> Result<(), BackendError> {
+    static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
     let mut done = 0;
     while done < len {
         let piece = (len - done).min(ZEROES.len() as u64);

@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use virtio_device::{
-    ChainTooShort, Device, Features, GuestSlice, Io, Progress, QueueError, QueueSet, ReadableChain, WritableChain,
+    ChainTooShort, Device, Features, GuestSlice, Io, Progress, QueueError, QueueSet, ReadableChain,
+    WritableChain,
 };
 
 use crate::backend::{Backend, BackendError};
 use crate::wire::{
-    F_FLUSH, ID_SIZE, MAX_RANGES, RANGE_F_UNMAP, RequestHeader, RequestType, SECTOR_SIZE, SectorRange, Status,
+    F_FLUSH, ID_SIZE, MAX_RANGES, RANGE_F_UNMAP, RequestHeader, RequestType, SECTOR_SIZE,
+    SectorRange, Status,
 };
 
 /// Requests in a row before the driver hears of them and others get their turn.
@@ -130,7 +132,11 @@ impl BlockDevice {
             RequestType::IN => {
                 let has_data = chain.remaining() > 0;
                 let mut chain = reserve_status(chain);
-                let result = if has_data { Err(RequestError::ReadWithData) } else { self.read(sector, &mut chain) };
+                let result = if has_data {
+                    Err(RequestError::ReadWithData)
+                } else {
+                    self.read(sector, &mut chain)
+                };
                 (result, chain)
             }
             RequestType::OUT => with_status(chain, |chain| self.write(sector, chain)),
@@ -225,7 +231,10 @@ impl BlockDevice {
             return Err(RequestError::ReadOnly);
         }
         let count = chain.remaining() / size_of::<SectorRange>();
-        if count == 0 || count > MAX_RANGES as usize || chain.remaining() % size_of::<SectorRange>() != 0 {
+        if count == 0
+            || count > MAX_RANGES as usize
+            || chain.remaining() % size_of::<SectorRange>() != 0
+        {
             return Err(RequestError::Ranges);
         }
         for _ in 0..count {
@@ -253,7 +262,8 @@ impl BlockDevice {
 
 /// Whether a buffer goes to the back-end on its own: it is whole sectors, and large or all that is left.
 fn goes_direct(slice: GuestSlice<'_>, remaining: usize) -> bool {
-    slice.len().is_multiple_of(SECTOR_SIZE as usize) && (slice.len() >= DIRECT_MIN || slice.len() == remaining)
+    slice.len().is_multiple_of(SECTOR_SIZE as usize)
+        && (slice.len() >= DIRECT_MIN || slice.len() == remaining)
 }
 
 /// Goes on to the writable part with the status byte set aside. If there is none, nothing is writable at all.

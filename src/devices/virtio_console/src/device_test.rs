@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fuchsia_zircon as zx;
-use virtio_device::fake_queue::FakeDriver;
+use proptest::prelude::*;
+use virtio_device::fake_queue::{FakeDriver, hostile_queue};
 use virtio_device::{
     Device as _, GuestMemory, Io, Progress, Queue, QueueError, QueueSet, RING_FEATURES,
 };
@@ -156,11 +157,29 @@ fn a_reset_forgets_what_was_half_sent() {
 fn broken_rings_are_reported() {
     for queue in [RX, TX] {
         let mut console = Console::new();
+        console.host.write(b"x").unwrap();
         let driver = if queue == RX { &mut console.rx } else { &mut console.tx };
         driver.raw_avail_index(1000);
         assert_eq!(
             console.process(queue),
             Err(QueueError::AvailableIndex { ahead: 1000, size: 16 })
         );
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_hostile_driver_harms_nobody(choices in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let queues = [Some(hostile_queue(&choices)), Some(hostile_queue(&choices))];
+        let port = Arc::new(zx::Port::create());
+        let (host, socket) = zx::Socket::create_stream();
+        let mut device = ConsoleDevice::new(socket);
+        for _ in 0..4 {
+            host.write(b"some bytes for the guest").unwrap();
+            for queue in [RX, TX] {
+                let _ = device.process(queue, &Io::new(&queues, &port));
+            }
+            let _ = host.read(&mut [0; 4096]);
+        }
     }
 }

@@ -3,8 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+mod component;
 mod device;
 
+pub use component::run;
 pub use device::{ConsoleDevice, QUEUES, RX, TX};
 
 #[cfg(test)]

@@ -205,6 +205,49 @@ impl FakeDriver {
     }
 }
 
+/// A queue of 16 descriptors in 64 KiB of memory that a hostile driver filled, for property tests and fuzz targets.
+///
+/// `choices` are turned into ring contents such that most of them are nearly right: addresses and lengths are of the
+/// size of the memory, descriptor indices of that of the table. The rest of the memory repeats `choices`.
+pub fn hostile_queue(choices: &[u8]) -> Queue {
+    const MEMORY: usize = 64 << 10;
+    const SIZE: u16 = 16;
+    let config = QueueConfig { size: SIZE, desc: 0, avail: 0x100, used: 0x200 };
+    let memory = Arc::new(GuestMemory::anonymous(MEMORY));
+    let all = memory.slice(0, MEMORY as u64).expect("all of it");
+    let pattern: Vec<u8> = choices.iter().copied().chain([0]).cycle().take(MEMORY).collect();
+    all.copy_from(&pattern);
+    let mut choices = choices
+        .chunks(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    let mut next = || choices.next().unwrap_or(0);
+    let flags = next();
+    let ahead = next() % (SIZE + 2);
+    for (offset, word) in [(0x100, flags & 1), (0x102, ahead)] {
+        memory.slice(offset, 2).expect("in memory").write(&word);
+    }
+    for entry in 0..u64::from(SIZE) {
+        memory.slice(0x104 + 2 * entry, 2).expect("in memory").write(&(next() % (SIZE + 1)));
+    }
+    // Two tables: the queue's, and one that indirect descriptors can find at 0x1000.
+    for table in [0, 0x1000] {
+        for index in 0..u64::from(SIZE) {
+            let (addr, len, flags, follower) = (next(), next(), next(), next());
+            let indirect = flags & 0x1c == 0x1c;
+            let kind = DescriptorFlags::from_bits_truncate(flags & 3 | u16::from(indirect) << 2);
+            let descriptor = Descriptor {
+                addr: if indirect { 0x1000 } else { u64::from(addr) }.into(),
+                len: if indirect { u32::from(len % 20) * 16 } else { u32::from(len) }.into(),
+                flags: kind.bits().into(),
+                next: (follower % (SIZE + 1)).into(),
+            };
+            memory.slice(table + 16 * index, 16).expect("in memory").write(&descriptor);
+        }
+    }
+    let features = if flags & 2 == 0 { Features::INDIRECT_DESC } else { Features::all() };
+    Queue::new(memory, config, features).expect("the layout is valid")
+}
+
 /// A chain in the making.
 #[derive(Debug)]
 pub struct ChainBuilder<'d> {

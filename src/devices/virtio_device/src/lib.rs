@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 mod chain;
+mod component;
 mod error;
 pub mod fake_queue;
 mod features;
@@ -21,6 +22,7 @@ mod ring;
 mod worker;
 
 pub use chain::{HeldChain, ReadableChain, WritableChain};
+pub use component::{Attachment, StartError, serve_one};
 pub use error::{ChainTooShort, QueueConfigError, QueueError, RingPart};
 pub use features::{Features, RING_FEATURES};
 pub use memory::{GuestMemory, GuestSlice, OutOfRange};
@@ -35,3 +37,5 @@ pub use worker::{Device, Io, Progress, QueueSet, Waker, Worker};
 mod oracle_test;
 #[cfg(test)]
 mod queue_test;
+#[cfg(test)]
+mod worker_test;

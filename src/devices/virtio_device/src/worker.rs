@@ -285,11 +285,12 @@ pub struct Worker<D: Device> {
     configs: Vec<Option<QueueConfig>>,
     threads: Vec<JoinHandle<()>>,
     is_ready: bool,
+    is_broken: bool,
 }
 
-/// Why the control side's request was refused.
+/// Why a request of the control side was refused: the driver's fault, or the VMM's.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+enum ControlError {
     /// A queue that the device does not have.
     #[error("There is no queue {0}")]
     NoSuchQueue(u16),
@@ -346,6 +347,7 @@ impl<D: Device> Worker<D> {
             configs: vec![None; usize::from(queue_count)],
             threads: Vec::new(),
             is_ready: false,
+            is_broken: false,
             shared,
         };
         for index in 0..worker.shared.lanes.len() {
@@ -366,11 +368,15 @@ impl<D: Device> Worker<D> {
     /// The key under which bells are expected in the port.
     pub const BELL_KEY: u64 = 0;
 
-    /// `ConfigureQueue`: takes the driver's queue on.
-    ///
-    /// # Errors
-    /// [`ControlError`]; nothing changes then.
-    pub fn configure(&mut self, queue: u16, config: QueueConfig) -> Result<(), ControlError> {
+    /// `ConfigureQueue`: takes the driver's queue on. One that cannot be taken on breaks the device: the driver is
+    /// told that it needs a reset.
+    pub fn configure(&mut self, queue: u16, config: QueueConfig) {
+        if let Err(error) = self.try_configure(queue, config) {
+            self.refuse(&error);
+        }
+    }
+
+    fn try_configure(&mut self, queue: u16, config: QueueConfig) -> Result<(), ControlError> {
         if self.is_ready {
             return Err(ControlError::AlreadyReady);
         }
@@ -385,10 +391,16 @@ impl<D: Device> Worker<D> {
     }
 
     /// `Ready`: the driver has finished with set-up; the queues go live.
-    ///
-    /// # Errors
-    /// [`ControlError::AlreadyReady`], or [`ControlError::Queue`].
-    pub fn ready(&mut self, features: Features) -> Result<(), ControlError> {
+    pub fn ready(&mut self, features: Features) {
+        if self.is_broken {
+            return;
+        }
+        if let Err(error) = self.try_ready(features) {
+            self.refuse(&error);
+        }
+    }
+
+    fn try_ready(&mut self, features: Features) -> Result<(), ControlError> {
         if std::mem::replace(&mut self.is_ready, true) {
             return Err(ControlError::AlreadyReady);
         }
@@ -410,6 +422,18 @@ impl<D: Device> Worker<D> {
         Ok(())
     }
 
+    fn refuse(&mut self, error: &ControlError) {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "The driver's set-up was refused; the device needs a reset"
+        );
+        self.is_broken = true;
+        for lane in &self.shared.lanes {
+            lock(lane).ready = false;
+        }
+        self.shared.transport.needs_reset();
+    }
+
     /// Resets the device: when this returns, it has let go of all queues.
     pub fn reset(&mut self) {
         for lane in &self.shared.lanes {
@@ -420,6 +444,7 @@ impl<D: Device> Worker<D> {
         }
         self.configs.iter_mut().for_each(|config| *config = None);
         self.is_ready = false;
+        self.is_broken = false;
     }
 
     /// `NotifyQueue`: has `queue` looked at as if the driver had rung its bell.

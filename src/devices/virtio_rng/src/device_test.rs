@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use fuchsia_zircon as zx;
-use virtio_device::fake_queue::FakeDriver;
+use proptest::prelude::*;
+use virtio_device::fake_queue::{FakeDriver, hostile_queue};
 use virtio_device::{Device as _, GuestMemory, Io, Progress, QueueError, RING_FEATURES};
 
 use crate::RngDevice;
@@ -62,4 +63,16 @@ fn a_broken_ring_is_reported() {
     let mut driver = driver();
     driver.raw_publish(99);
     assert_eq!(process(&driver), Err(QueueError::DescriptorIndex { index: 99, size: 16 }));
+}
+
+proptest! {
+    #[test]
+    fn a_hostile_driver_harms_nobody(choices in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let queues = [Some(hostile_queue(&choices))];
+        let port = Arc::new(zx::Port::create());
+        let mut device = RngDevice::new();
+        for _ in 0..4 {
+            let _ = device.process(0, &Io::new(&queues, &port));
+        }
+    }
 }

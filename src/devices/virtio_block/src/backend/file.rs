@@ -89,7 +89,10 @@ impl Storage for FileStorage {
             .file
             .get_attributes(fio::NodeAttributesQuery::CONTENT_SIZE, zx::Time::INFINITE)?
             .map_err(zx::Status::from_raw)?;
-        attributes.1.content_size.ok_or(BackendError::Unusable("The file server does not say the file's size"))
+        attributes
+            .1
+            .content_size
+            .ok_or(BackendError::Unusable("The file server does not say the file's size"))
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), BackendError> {
@@ -183,7 +186,11 @@ impl<S: Storage> Backend for FileBackend<S> {
         Some(to.read_from_vmo(self.storage.vmo()?, offset).map_err(BackendError::from))
     }
 
-    fn write_from_guest(&self, from: GuestSlice<'_>, offset: u64) -> Option<Result<(), BackendError>> {
+    fn write_from_guest(
+        &self,
+        from: GuestSlice<'_>,
+        offset: u64,
+    ) -> Option<Result<(), BackendError>> {
         Some(from.write_to_vmo(self.storage.vmo()?, offset).map_err(BackendError::from))
     }
 

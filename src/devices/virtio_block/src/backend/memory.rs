@@ -39,7 +39,11 @@ impl Backend for MemoryBackend {
         Some(to.read_from_vmo(&self.vmo, offset).map_err(BackendError::from))
     }
 
-    fn write_from_guest(&self, from: GuestSlice<'_>, offset: u64) -> Option<Result<(), BackendError>> {
+    fn write_from_guest(
+        &self,
+        from: GuestSlice<'_>,
+        offset: u64,
+    ) -> Option<Result<(), BackendError>> {
         Some(from.write_to_vmo(&self.vmo, offset).map_err(BackendError::from))
     }
 

@@ -35,8 +35,12 @@ impl<S: Storage> StorageFile<S> {
 
 fn to_io(error: BackendError) -> io::Error {
     match error {
-        BackendError::Storage(zx::Status::NO_SPACE) => io::Error::new(io::ErrorKind::StorageFull, error),
-        BackendError::Storage(zx::Status::OUT_OF_RANGE) => io::Error::new(io::ErrorKind::UnexpectedEof, error),
+        BackendError::Storage(zx::Status::NO_SPACE) => {
+            io::Error::new(io::ErrorKind::StorageFull, error)
+        }
+        BackendError::Storage(zx::Status::OUT_OF_RANGE) => {
+            io::Error::new(io::ErrorKind::UnexpectedEof, error)
+        }
         error => io::Error::other(error),
     }
 }

@@ -27,12 +27,16 @@ impl SectorSet {
     fn contains(&self, sector: u64) -> bool {
         let chunk = self.chunks.get((sector / CHUNK_SECTORS) as usize).and_then(Option::as_ref);
         let at = sector % CHUNK_SECTORS;
-        chunk.and_then(|chunk| chunk.get((at / 64) as usize)).is_some_and(|word| word >> (at % 64) & 1 != 0)
+        chunk
+            .and_then(|chunk| chunk.get((at / 64) as usize))
+            .is_some_and(|word| word >> (at % 64) & 1 != 0)
     }
 
     fn insert(&mut self, sectors: std::ops::Range<u64>) {
         for sector in sectors {
-            let Some(chunk) = self.chunks.get_mut((sector / CHUNK_SECTORS) as usize) else { return };
+            let Some(chunk) = self.chunks.get_mut((sector / CHUNK_SECTORS) as usize) else {
+                return;
+            };
             let bits = chunk.get_or_insert_with(|| vec![0; CHUNK_SECTORS as usize / 64].into());
             let at = sector % CHUNK_SECTORS;
             if let Some(word) = bits.get_mut((at / 64) as usize) {
@@ -104,7 +108,8 @@ impl Backend for VolatileBackend {
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let start = offset + done as u64;
             let sector = start / SECTOR_SIZE;
-            let (above, sectors) = self.written().run(sector, sector + rest.len() as u64 / SECTOR_SIZE);
+            let (above, sectors) =
+                self.written().run(sector, sector + rest.len() as u64 / SECTOR_SIZE);
             let len = (sectors * SECTOR_SIZE) as usize;
             let piece = rest.get_mut(..len).filter(|_| len > 0);
             let piece = piece.ok_or(BackendError::Unusable("A range is not of whole sectors"))?;
@@ -130,7 +135,11 @@ impl Backend for VolatileBackend {
         }
     }
 
-    fn write_from_guest(&self, from: GuestSlice<'_>, offset: u64) -> Option<Result<(), BackendError>> {
+    fn write_from_guest(
+        &self,
+        from: GuestSlice<'_>,
+        offset: u64,
+    ) -> Option<Result<(), BackendError>> {
         let result = self.above.write_from_guest(from, offset)?;
         Some(result.map(|()| self.mark(offset, from.len() as u64)))
     }

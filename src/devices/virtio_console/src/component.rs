@@ -1,0 +1,33 @@
+//! `fuchsia.virtualization.hardware.VirtioConsole`.
+
+use anyhow::{Context as _, bail};
+use fidl_fuchsia_virtualization_hardware::{VirtioConsoleRequest, VirtioConsoleRequestStream};
+use futures::TryStreamExt as _;
+use virtio_device::Attachment;
+
+use crate::device::{ConsoleDevice, QUEUES};
+
+/// Runs the component: one device, until its client leaves.
+///
+/// # Errors
+/// When the component was started without an outgoing directory, or the client does not keep to the protocol.
+pub async fn run() -> anyhow::Result<()> {
+    virtio_device::serve_one(serve).await?.unwrap_or(Ok(()))
+}
+
+async fn serve(mut requests: VirtioConsoleRequestStream) -> anyhow::Result<()> {
+    let Some(VirtioConsoleRequest::Start { start_info, socket, responder }) =
+        requests.try_next().await?
+    else {
+        bail!("Start was not the first request");
+    };
+    let mut worker =
+        Attachment::new(start_info)?.start(vec![ConsoleDevice::new(socket)], QUEUES)?;
+    responder.send().context("Start could not be answered")?;
+    while let Some(request) = requests.try_next().await? {
+        virtio_device::answer!(worker, request, VirtioConsoleRequest, {
+            VirtioConsoleRequest::Start { .. } => bail!("Start came twice"),
+        })?;
+    }
+    Ok(())
+}

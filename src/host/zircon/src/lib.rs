@@ -11,6 +11,8 @@ mod koid;
 pub mod linux;
 mod object;
 mod port;
+#[cfg(test)]
+mod port_test;
 mod resource;
 mod rights;
 mod shared_signals;
@@ -25,6 +27,8 @@ mod transfer;
 mod unwritten;
 mod vmar;
 mod vmo;
+#[cfg(test)]
+mod vmo_test;
 mod wait;
 
 pub use channel::*;

@@ -114,7 +114,8 @@ impl Socket {
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, interest & INPUT != 0);
         events.set(PollFlags::OUT, interest & OUTPUT != 0);
-        events.set(PollFlags::RDHUP, interest & ZX_SOCKET_PEER_WRITE_DISABLED != 0);
+        // With the end of the data known, readiness can be told from data.
+        events.set(PollFlags::RDHUP, interest & (INPUT | ZX_SOCKET_PEER_WRITE_DISABLED) != 0);
         let any = interest & (INPUT | OUTPUT | OTHER) != 0;
         [any.then(|| Source { fd: self.fd(), events, edge: false }), None]
     }

@@ -5,6 +5,18 @@ use crate::resolver::Embedded;
 /// The root of the tree on Linux.
 pub const ROOT_URL: &str = "fuchsia-pkg://fuchsia.com/guest#meta/root.cm";
 
+/// The programs of the package: what `bin/` holds.
+pub const BINARIES: &[&str] = &[
+    "guest_manager",
+    "virtio_balloon",
+    "virtio_block",
+    "virtio_console",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_vsock",
+    "vmm",
+];
+
 macro_rules! embedded {
     ($($name:literal = $file:literal,)*) => {
         &[$(Embedded { name: $name, text: include_str!(concat!("../../../../meta/", $file)) },)*]

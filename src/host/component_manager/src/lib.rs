@@ -5,10 +5,21 @@
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+pub mod builtin;
 pub mod builtin_package;
+pub mod client;
 pub mod cml;
+pub mod control;
+pub mod daemon;
 pub mod decl;
+mod host_directory;
+pub mod log;
+pub mod manager;
 pub mod model;
 pub mod moniker;
 pub mod name;
+pub mod process;
+mod realm;
 pub mod resolver;
+pub mod runner;
+pub mod runtime_directory;

@@ -82,8 +82,10 @@ const EXTENDED1_EDX: u32 = bits([11, 20, 22, 26, 27, 29]);
 const EXTENDED1_EDX_COPIES: u32 = 0x0183_f3ff;
 /// Leaf 0x80000021 EAX: LFENCE serializes.
 const EXTENDED21_EAX: u32 = bits([2]);
-/// Null selectors clear the base, as ours do; no SRSO, because guest returns are not the host's returns here.
-const EXTENDED21_EAX_FORCED: u32 = bits([6, 29]);
+/// Null selectors clear the base, as ours do. Automatic IBRS and no SRSO: retpolines and untrained returns steer the
+/// predictions of a processor that executes guest branches as they are. Here a guest's indirect branches and unmatched
+/// returns are look-ups in a table, so those sequences would cost time on every kernel entry and protect nothing.
+const EXTENDED21_EAX_FORCED: u32 = bits([6, 8, 29]);
 
 const XCR0_X87: u64 = 1 << 0;
 const XCR0_SSE: u64 = 1 << 1;

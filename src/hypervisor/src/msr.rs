@@ -238,13 +238,14 @@ fn write_pat(cpu: &mut Cpu, value: u64) -> Result<(), Exception> {
 
 /// IA32_EFER: LMA follows CR0.PG; LME cannot change while paging is on (SDM vol. 3 §4.1.1).
 fn write_efer(cpu: &mut Cpu, value: u64) -> Result<(), Exception> {
-    const WRITABLE: u64 = efer::SCE | efer::LME | efer::NXE;
+    let amd = if vendor() == Vendor::Amd { efer::AUTOIBRS } else { 0 };
+    let writable = efer::SCE | efer::LME | efer::NXE | amd;
     let old = cpu.state.efer;
     let lme_changes = (old ^ value) & efer::LME != 0;
-    if value & !(WRITABLE | efer::LMA) != 0 || lme_changes && cpu.state.cr0 & cr0::PG != 0 {
+    if value & !(writable | efer::LMA) != 0 || lme_changes && cpu.state.cr0 & cr0::PG != 0 {
         return Err(Exception::gp(0));
     }
-    cpu.state.efer = old & !WRITABLE | value & WRITABLE;
+    cpu.state.efer = old & !writable | value & writable;
     if (old ^ cpu.state.efer) & efer::NXE != 0 {
         cpu.flush_tlb();
     }

@@ -19,8 +19,6 @@ pub(crate) mod rflags {
     pub(crate) const RF: u64 = Rflags::RF.bits();
     pub(crate) const VM: u64 = Rflags::VM.bits();
     pub(crate) const AC: u64 = Rflags::AC.bits();
-    pub(crate) const VIF: u64 = Rflags::VIF.bits();
-    pub(crate) const VIP: u64 = Rflags::VIP.bits();
     pub(crate) const ID: u64 = Rflags::ID.bits();
     pub(crate) const STATUS: u64 = Rflags::STATUS.bits();
     /// Every flag that exists.
@@ -46,8 +44,6 @@ pub(crate) mod cr0 {
 
 /// CR4: the bits that exist here. Every other bit is reserved, and setting it is #GP(0).
 pub(crate) mod cr4 {
-    pub(crate) const VME: u64 = 1 << 0;
-    pub(crate) const PVI: u64 = 1 << 1;
     pub(crate) const TSD: u64 = 1 << 2;
     pub(crate) const DE: u64 = 1 << 3;
     pub(crate) const PSE: u64 = 1 << 4;
@@ -72,8 +68,8 @@ pub(crate) mod efer {
     pub(crate) const LME: u64 = 1 << 8;
     pub(crate) const LMA: u64 = 1 << 10;
     pub(crate) const NXE: u64 = 1 << 11;
-    /// AMD's fast FXSAVE. Accepted, without effect on what FXSAVE stores.
-    pub(crate) const FFXSR: u64 = 1 << 14;
+    /// AMD's automatic IBRS. A promise that costs nothing to accept: see the CPUID policy.
+    pub(crate) const AUTOIBRS: u64 = 1 << 21;
 }
 
 /// DR6 (SDM vol. 3 §17.2.3).

@@ -14,7 +14,7 @@ use vmm::serial::SerialPort;
 use vmm::vcpu::Outcome;
 use vmm::vm::{VmBuilder, VmConfig};
 
-use fuchsia_zircon::{self as zx, HandleBased as _};
+use fuchsia_zircon as zx;
 
 /// Boot a kernel in a virtual machine.
 #[derive(argh::FromArgs)]
@@ -61,10 +61,9 @@ fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
         .with_context(|| format!("reading {:?}", arguments.kernel))?;
     let ramdisk =
         arguments.initrd.as_ref().map(std::fs::read).transpose().context("reading the initrd")?;
-    // Outside the component framework nobody hands out resources; on Linux none is needed.
-    let resource = zx::Resource::from_handle(zx::Handle::invalid());
+    let (hypervisor, vmex) = resources()?;
     let config = VmConfig { cpus: arguments.cpus, memory: arguments.memory << 20 };
-    let builder = VmBuilder::new(&resource, &resource, config)?;
+    let builder = VmBuilder::new(&hypervisor, &vmex, config)?;
     builder.install_traps()?;
     let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &arguments.cmdline[..]);
     let entry = builder.load(if arguments.zircon {
@@ -79,6 +78,20 @@ fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
     // The console threads stay behind; give the output of the last moments to the terminal.
     std::thread::sleep(std::time::Duration::from_millis(20));
     Ok(outcome)
+}
+
+/// The resources that a component gets from its namespace.
+#[cfg(target_os = "linux")]
+fn resources() -> anyhow::Result<(zx::Resource, zx::Resource)> {
+    use zx::sys::{ZX_RSRC_SYSTEM_HYPERVISOR_BASE, ZX_RSRC_SYSTEM_VMEX_BASE};
+    let hypervisor = zx::linux::system_resource(ZX_RSRC_SYSTEM_HYPERVISOR_BASE)?;
+    Ok((hypervisor, zx::linux::system_resource(ZX_RSRC_SYSTEM_VMEX_BASE)?))
+}
+
+/// Only components get resources.
+#[cfg(not(target_os = "linux"))]
+fn resources() -> anyhow::Result<(zx::Resource, zx::Resource)> {
+    anyhow::bail!("this example runs on Linux only")
 }
 
 /// Connects the serial port with the standard streams, on threads that end with the process.

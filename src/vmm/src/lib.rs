@@ -6,6 +6,7 @@
 
 pub mod arch;
 pub mod bus;
+pub mod controller;
 pub mod interrupt;
 pub mod loader;
 pub mod memory;
@@ -14,3 +15,24 @@ pub mod serial;
 pub mod vcpu;
 pub mod virtio_pci;
 pub mod vm;
+
+use controller::{Controller, ControllerRequest, Environment};
+use fuchsia_component::server::ServiceFs;
+
+/// Runs the component: serves `GuestLifecycle` and `Guest` in its outgoing directory until the last client of the life
+/// cycle is gone.
+///
+/// # Errors
+///
+/// If the component was started without an outgoing directory or without its framework.
+pub async fn run() -> anyhow::Result<()> {
+    let environment = Environment::from_namespace().await?;
+    let mut services = ServiceFs::new_local();
+    services
+        .dir("svc")
+        .add_fidl_service(ControllerRequest::Lifecycle)
+        .add_fidl_service(ControllerRequest::Guest);
+    services.take_and_serve_directory_handle()?;
+    Controller::new(environment).serve(services).await;
+    Ok(())
+}

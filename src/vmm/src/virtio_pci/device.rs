@@ -142,6 +142,11 @@ impl VirtioPciDevice {
         self.raise(Cause { config: true, ..Cause::default() });
     }
 
+    /// Fills in the configuration before the guest runs.
+    pub fn set_config(&self, bytes: &[u8]) {
+        lock(&self.config).initialize(bytes);
+    }
+
     /// The features that the driver accepted, once it is ready.
     pub fn negotiated(&self) -> Option<u64> {
         let control = lock(&self.control);

@@ -64,6 +64,13 @@ impl DeviceConfig {
         u32::from_le_bytes(bytes)
     }
 
+    /// Sets the first bytes, before the driver has seen any.
+    pub fn initialize(&mut self, data: &[u8]) {
+        for (byte, value) in self.bytes.iter_mut().zip(data) {
+            *byte = *value;
+        }
+    }
+
     /// The device changes `data.len()` bytes at `offset`.
     pub fn update(&mut self, offset: usize, data: &[u8]) {
         for (byte, value) in self.bytes.iter_mut().skip(offset).zip(data) {

@@ -1,0 +1,357 @@
+//! The virtio devices: what each looks like to the guest, and how its component is started.
+
+use super::process::{self, Commands, DeviceProcess, DeviceProtocol, ProcessError, RemoteBackend};
+use crate::memory::GuestMemory;
+use crate::pci::PciError;
+use crate::virtio_pci::{
+    DeviceConfig, DeviceEvents, NOTIFY_BAR_SIZE, REGISTERS_BAR_SIZE, VirtioIdentity,
+    VirtioPciDevice,
+};
+use crate::vm::{Vm, VmBuilder};
+use fidl::endpoints::Proxy;
+use fidl_fuchsia_component::RealmProxy;
+use fidl_fuchsia_virtualization::{
+    BlockMode, BlockSpec, DEFAULT_GUEST_CID, GuestError, Listener, NetSpec,
+};
+use fidl_fuchsia_virtualization_hardware as hardware;
+use fuchsia_async as fasync;
+use fuchsia_zircon::{self as zx, HandleBased};
+use std::sync::Arc;
+
+/// Queue size of most devices.
+const QUEUE_SIZE: u16 = 128;
+/// Queue size of disks and network interfaces, which have more under way.
+const LARGE_QUEUE_SIZE: u16 = 256;
+/// Most queues of a disk: as many as the signals that tell queues apart.
+const MAX_BLOCK_QUEUES: u8 = 4;
+/// Sectors of a disk, in bytes (virtio 1.2 §5.2.4).
+const SECTOR: u64 = 512;
+
+/// Feature bits of virtio 1.2 §5.
+mod feature {
+    pub(super) const BALLOON_STATS_VQ: u64 = 1 << 1;
+    pub(super) const BALLOON_DEFLATE_ON_OOM: u64 = 1 << 2;
+    pub(super) const BALLOON_PAGE_REPORTING: u64 = 1 << 5;
+    pub(super) const BLK_SEG_MAX: u64 = 1 << 2;
+    pub(super) const BLK_RO: u64 = 1 << 5;
+    pub(super) const BLK_BLK_SIZE: u64 = 1 << 6;
+    pub(super) const BLK_FLUSH: u64 = 1 << 9;
+    pub(super) const BLK_MQ: u64 = 1 << 12;
+    pub(super) const BLK_DISCARD: u64 = 1 << 13;
+    pub(super) const BLK_WRITE_ZEROES: u64 = 1 << 14;
+    pub(super) const NET_MAC: u64 = 1 << 5;
+}
+
+/// Offsets in the balloon's configuration (§5.5.4).
+pub(super) mod balloon_config {
+    /// Pages that the host wants.
+    pub(in super::super) const NUM_PAGES: usize = 0;
+    /// Pages that the guest has given.
+    pub(in super::super) const ACTUAL: usize = 4;
+}
+
+/// Why a device is not there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    #[error(transparent)]
+    Bus(#[from] crate::bus::BusConflict),
+    #[error("A handle for the device: {0}")]
+    Handle(zx::Status),
+    #[error("Start: {0}")]
+    Start(fidl::Error),
+    #[error("Start: {0}")]
+    StartStatus(zx::Status),
+    #[error("A disk of {capacity} bytes in blocks of {block_size} is impossible")]
+    Disk { capacity: u64, block_size: u32 },
+}
+
+impl DeviceError {
+    /// What the client of the lifecycle is told.
+    pub(super) fn to_guest_error(&self) -> GuestError {
+        match self {
+            Self::Process(ProcessError::Realm(_)) => GuestError::FailedServiceConnect,
+            Self::Process(_)
+            | Self::Pci(_)
+            | Self::Bus(_)
+            | Self::Handle(_)
+            | Self::Disk { .. } => GuestError::DeviceInitializationFailure,
+            Self::Start(_) | Self::StartStatus(_) => GuestError::DeviceStartFailure,
+        }
+    }
+}
+
+/// A device of the machine.
+pub(super) struct Device {
+    process: DeviceProcess,
+    /// Passes commands to the component.
+    task: fasync::Task<()>,
+}
+
+impl Device {
+    /// The component.
+    pub(super) fn process(&self) -> &DeviceProcess {
+        &self.process
+    }
+
+    /// Stops talking to the component: vCPU threads that wait for it go on.
+    pub(super) async fn disconnect(self) -> DeviceProcess {
+        self.task.cancel().await;
+        self.process
+    }
+}
+
+/// What a device needs while it is being made.
+pub(super) struct DeviceBuilder<'a> {
+    pub(super) realm: &'a RealmProxy,
+    pub(super) vm: &'a mut VmBuilder,
+    pub(super) events: &'a DeviceEvents,
+    pub(super) cpus: u8,
+    /// Components made so far, also those of a device that then failed.
+    pub(super) devices: &'a mut Vec<Device>,
+}
+
+/// A device on PCI whose component was not started yet.
+struct Attached {
+    device: Arc<VirtioPciDevice>,
+    commands: Commands,
+    start_info: hardware::StartInfo,
+}
+
+impl DeviceBuilder<'_> {
+    /// Puts a device on PCI, in the next slot, and prepares what its component gets.
+    fn attach(
+        &mut self,
+        identity: &VirtioIdentity,
+        config: DeviceConfig,
+    ) -> Result<Attached, DeviceError> {
+        let (backend, commands): (RemoteBackend, Commands) = process::remote_backend();
+        let controller = self.vm.interrupts();
+        let memory: Arc<dyn GuestMemory> = self.vm.memory().clone();
+        let device =
+            self.vm.pci().clone().add(&[REGISTERS_BAR_SIZE, NOTIFY_BAR_SIZE], |slot, bars| {
+                // As many as were asked for, in their order.
+                let bars = [bars[0], bars[1]];
+                Arc::new(VirtioPciDevice::new(
+                    identity,
+                    config,
+                    slot,
+                    bars,
+                    controller,
+                    memory,
+                    Box::new(backend),
+                ))
+            })?;
+        self.vm.add_mmio(device.registers(), device.clone())?;
+        let notify = device.notify();
+        self.vm.add_bell(notify.clone());
+        let event = zx::Event::create();
+        let rights = zx::Rights::TRANSFER | zx::Rights::SIGNAL;
+        let device_event = event.duplicate_handle(rights).map_err(DeviceError::Handle)?;
+        self.events.add(event, device.clone()).map_err(DeviceError::Handle)?;
+        let rights = zx::Rights::DUPLICATE
+            | zx::Rights::TRANSFER
+            | zx::Rights::READ
+            | zx::Rights::WRITE
+            | zx::Rights::MAP
+            | zx::Rights::GET_PROPERTY;
+        let start_info = hardware::StartInfo {
+            trap: hardware::Trap { addr: notify.start, size: notify.end - notify.start },
+            guest: Some(Vm::guest_for_traps(self.vm.guest()).map_err(DeviceError::Handle)?),
+            event: device_event,
+            vmo: self.vm.memory().vmo().duplicate_handle(rights).map_err(DeviceError::Handle)?,
+        };
+        Ok(Attached { device, commands, start_info })
+    }
+
+    /// Records a device whose component has started.
+    fn finish<P: Proxy + DeviceProtocol + Clone + 'static>(
+        &mut self,
+        process: DeviceProcess,
+        proxy: P,
+        commands: Commands,
+        device: Arc<VirtioPciDevice>,
+    ) {
+        self.devices.push(Device { process, task: process::serve(proxy, commands, device) });
+    }
+
+    /// Adds the balloon and returns its function and a connection to its component.
+    pub(super) async fn balloon(
+        &mut self,
+    ) -> Result<(Arc<VirtioPciDevice>, hardware::VirtioBalloonProxy), DeviceError> {
+        let identity = VirtioIdentity {
+            name: "virtio_balloon".to_owned(),
+            device_id: 5,
+            class: 0x05_0000,
+            features: feature::BALLOON_STATS_VQ
+                | feature::BALLOON_DEFLATE_ON_OOM
+                | feature::BALLOON_PAGE_REPORTING,
+            queue_sizes: vec![QUEUE_SIZE; 4],
+        };
+        let config = DeviceConfig::read_only(vec![0; 8]).writable(balloon_config::ACTUAL, 4);
+        let Attached { device, commands, start_info } = self.attach(&identity, config)?;
+        let process = DeviceProcess::create(self.realm, "balloon", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioBalloonMarker>()?;
+        proxy.start(start_info).await.map_err(DeviceError::Start)?;
+        self.finish(process, proxy.clone(), commands, device.clone());
+        Ok((device, proxy))
+    }
+
+    /// Adds disk number `index`.
+    pub(super) async fn block(&mut self, index: usize, spec: BlockSpec) -> Result<(), DeviceError> {
+        let queues = self.cpus.clamp(1, MAX_BLOCK_QUEUES);
+        let read_only = if spec.mode == BlockMode::ReadOnly {
+            feature::BLK_RO
+        } else {
+            feature::BLK_DISCARD | feature::BLK_WRITE_ZEROES
+        };
+        let identity = VirtioIdentity {
+            name: format!("virtio_block_{index}"),
+            device_id: 2,
+            class: 0x01_8000,
+            features: feature::BLK_SEG_MAX
+                | feature::BLK_BLK_SIZE
+                | feature::BLK_FLUSH
+                | feature::BLK_MQ
+                | read_only,
+            queue_sizes: vec![LARGE_QUEUE_SIZE; usize::from(queues)],
+        };
+        let config = DeviceConfig::read_only(vec![0; BLOCK_CONFIG_SIZE]);
+        let Attached { device, commands, start_info } = self.attach(&identity, config)?;
+        let process = DeviceProcess::create(self.realm, "block", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioBlockMarker>()?;
+        let (capacity, block_size) =
+            proxy.start(start_info, spec).await.map_err(DeviceError::Start)?;
+        if capacity % SECTOR != 0 || !block_size.is_power_of_two() || u64::from(block_size) < SECTOR
+        {
+            return Err(DeviceError::Disk { capacity, block_size });
+        }
+        device.set_config(&block_config(capacity, block_size, queues));
+        self.finish(process, proxy, commands, device);
+        Ok(())
+    }
+
+    /// Adds the console, whose other end is `socket`'s peer.
+    pub(super) async fn console(&mut self, socket: zx::Socket) -> Result<(), DeviceError> {
+        let identity = VirtioIdentity {
+            name: "virtio_console".to_owned(),
+            device_id: 3,
+            class: 0x07_8000,
+            features: 0,
+            queue_sizes: vec![QUEUE_SIZE; 2],
+        };
+        let Attached { device, commands, start_info } =
+            self.attach(&identity, DeviceConfig::default())?;
+        let process = DeviceProcess::create(self.realm, "console", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioConsoleMarker>()?;
+        proxy.start(start_info, socket).await.map_err(DeviceError::Start)?;
+        self.finish(process, proxy, commands, device);
+        Ok(())
+    }
+
+    /// Adds the source of random numbers.
+    pub(super) async fn rng(&mut self) -> Result<(), DeviceError> {
+        let identity = VirtioIdentity {
+            name: "virtio_rng".to_owned(),
+            device_id: 4,
+            class: 0xff_0000,
+            features: 0,
+            queue_sizes: vec![QUEUE_SIZE],
+        };
+        let Attached { device, commands, start_info } =
+            self.attach(&identity, DeviceConfig::default())?;
+        let process = DeviceProcess::create(self.realm, "rng", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioRngMarker>()?;
+        proxy.start(start_info).await.map_err(DeviceError::Start)?;
+        self.finish(process, proxy, commands, device);
+        Ok(())
+    }
+
+    /// Adds the vsock device with `listeners`, and returns its place among the devices.
+    pub(super) async fn vsock(&mut self, listeners: Vec<Listener>) -> Result<usize, DeviceError> {
+        let identity = VirtioIdentity {
+            name: "virtio_vsock".to_owned(),
+            device_id: 19,
+            class: 0x02_8000,
+            features: 0,
+            queue_sizes: vec![QUEUE_SIZE; 3],
+        };
+        // The guest's context ID (§5.10.4).
+        let config = DeviceConfig::read_only(u64::from(DEFAULT_GUEST_CID).to_le_bytes().to_vec());
+        let Attached { device, commands, start_info } = self.attach(&identity, config)?;
+        let process = DeviceProcess::create(self.realm, "vsock", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioVsockMarker>()?;
+        let started = proxy
+            .start(start_info, DEFAULT_GUEST_CID, listeners)
+            .await
+            .map_err(DeviceError::Start)?;
+        started.map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
+        self.finish(process, proxy, commands, device);
+        Ok(self.devices.len() - 1)
+    }
+
+    /// Adds network interface number `index`.
+    pub(super) async fn net(&mut self, index: usize, spec: &NetSpec) -> Result<(), DeviceError> {
+        let identity = VirtioIdentity {
+            name: format!("virtio_net_{index}"),
+            device_id: 1,
+            class: 0x02_0000,
+            features: feature::NET_MAC,
+            queue_sizes: vec![LARGE_QUEUE_SIZE; 2],
+        };
+        let config = DeviceConfig::read_only(spec.mac_address.octets.to_vec());
+        let Attached { device, commands, start_info } = self.attach(&identity, config)?;
+        let process = DeviceProcess::create(self.realm, "net", identity.name).await?;
+        let proxy = process.connect::<hardware::VirtioNetMarker>()?;
+        let started = proxy.start(start_info, &spec.mac_address, spec.enable_bridge).await;
+        started
+            .map_err(DeviceError::Start)?
+            .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
+        self.finish(process, proxy, commands, device);
+        Ok(())
+    }
+}
+
+/// Size of `struct virtio_blk_config` up to write-zeroes, in bytes (§5.2.4).
+const BLOCK_CONFIG_SIZE: usize = 60;
+/// Segments of a request: a queue's descriptors but for header and status.
+const BLOCK_SEGMENTS: u32 = LARGE_QUEUE_SIZE as u32 - 2;
+/// Ranges of a discard or write-zeroes request that the component takes.
+const BLOCK_RANGES: u32 = 32;
+/// Sectors of such a range.
+const BLOCK_RANGE_SECTORS: u32 = 1 << 21;
+
+fn block_config(capacity: u64, block_size: u32, queues: u8) -> [u8; BLOCK_CONFIG_SIZE] {
+    let mut config = [0; BLOCK_CONFIG_SIZE];
+    let mut put =
+        |offset: usize, bytes: &[u8]| config[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0, &(capacity / SECTOR).to_le_bytes());
+    put(12, &BLOCK_SEGMENTS.to_le_bytes());
+    put(20, &block_size.to_le_bytes());
+    put(34, &u16::from(queues).to_le_bytes());
+    put(36, &BLOCK_RANGE_SECTORS.to_le_bytes()); // max_discard_sectors
+    put(40, &BLOCK_RANGES.to_le_bytes()); // max_discard_seg
+    put(44, &(block_size / SECTOR as u32).to_le_bytes()); // discard_sector_alignment
+    put(48, &BLOCK_RANGE_SECTORS.to_le_bytes()); // max_write_zeroes_sectors
+    put(52, &BLOCK_RANGES.to_le_bytes()); // max_write_zeroes_seg
+    put(56, &[1]); // write_zeroes_may_unmap
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_configuration_follows_the_specification() {
+        let config = block_config(1 << 30, 4096, 2);
+        assert_eq!(config[..8], (1u64 << 21).to_le_bytes());
+        assert_eq!(config[20..24], 4096u32.to_le_bytes());
+        assert_eq!(config[34..36], [2, 0]);
+        assert_eq!(config[44..48], 8u32.to_le_bytes());
+        assert_eq!(config[56..], [1, 0, 0, 0]);
+    }
+}

@@ -99,7 +99,7 @@ fn dropping_the_executor_drops_its_tasks() {
 #[test]
 fn other_threads_wake_a_sleeping_executor() {
     let mut executor = fasync::LocalExecutor::new();
-    let (mut sender, receiver) = mpsc::channel(1);
+    let (sender, receiver) = mpsc::channel(1);
     let producers: Vec<_> = (0..4)
         .map(|producer| {
             let mut sender = sender.clone();
@@ -112,7 +112,7 @@ fn other_threads_wake_a_sleeping_executor() {
             })
         })
         .collect();
-    sender.close_channel();
+    drop(sender);
     let mut received = executor.run_singlethreaded(receiver.collect::<Vec<u32>>());
     received.sort_unstable();
     assert_eq!(received, (0..1000).collect::<Vec<_>>());

@@ -46,7 +46,9 @@ pub async fn open_directory(
     }
 }
 
-async fn first_event(mut events: fio::DirectoryEventStream) -> Result<fio::Representation, OpenError> {
+async fn first_event(
+    mut events: fio::DirectoryEventStream,
+) -> Result<fio::Representation, OpenError> {
     use futures::StreamExt;
     match events.next().await {
         Some(Ok(fio::DirectoryEvent::OnRepresentation { payload })) => Ok(payload),
@@ -112,7 +114,9 @@ pub async fn open_file(
     use futures::StreamExt;
     let file = open_file_async(parent, path, flags | fio::Flags::FLAG_SEND_REPRESENTATION)?;
     match file.take_event_stream().next().await {
-        Some(Ok(fio::FileEvent::OnRepresentation { payload: fio::Representation::File(_) })) => Ok(file),
+        Some(Ok(fio::FileEvent::OnRepresentation { payload: fio::Representation::File(_) })) => {
+            Ok(file)
+        }
         Some(Ok(_)) => Err(OpenError::UnexpectedNode),
         Some(Err(error)) => Err(node::open_error(error)),
         None => Err(OpenError::OnOpenEventStreamClosed),
@@ -162,7 +166,10 @@ pub async fn read_file(parent: &fio::DirectoryProxy, path: &str) -> Result<Vec<u
 ///
 /// # Errors
 /// [`ReadError`].
-pub async fn read_file_to_string(parent: &fio::DirectoryProxy, path: &str) -> Result<String, ReadError> {
+pub async fn read_file_to_string(
+    parent: &fio::DirectoryProxy,
+    path: &str,
+) -> Result<String, ReadError> {
     let file = open_file_async(parent, path, fio::PERM_READABLE)?;
     file::read_to_string(&file).await
 }

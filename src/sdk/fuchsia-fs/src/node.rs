@@ -32,7 +32,10 @@ pub enum OpenError {
 impl OpenError {
     /// Whether there is no such node.
     pub fn is_not_found_error(&self) -> bool {
-        matches!(self, OpenError::OpenError(Status::NOT_FOUND) | OpenError::Namespace(Status::NOT_FOUND))
+        matches!(
+            self,
+            OpenError::OpenError(Status::NOT_FOUND) | OpenError::Namespace(Status::NOT_FOUND)
+        )
     }
 }
 
@@ -97,7 +100,9 @@ pub async fn open_node(
 }
 
 /// Waits for the event by which a server says that it has opened the node.
-pub(crate) async fn verify(mut events: fio::NodeEventStream) -> Result<fio::Representation, OpenError> {
+pub(crate) async fn verify(
+    mut events: fio::NodeEventStream,
+) -> Result<fio::Representation, OpenError> {
     match events.next().await {
         Some(Ok(fio::NodeEvent::OnRepresentation { payload })) => Ok(payload),
         Some(Ok(_)) => Err(OpenError::UnexpectedNode),

@@ -35,7 +35,10 @@ fn tree() -> (Arc<Simple>, Arc<vfs::file::Memory>) {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn files_are_read_whole() {
     let root = serve(tree().0);
-    assert_eq!(directory::read_file_to_string(&root, "data/guest.cfg").await.expect("it is there"), "{}");
+    assert_eq!(
+        directory::read_file_to_string(&root, "data/guest.cfg").await.expect("it is there"),
+        "{}"
+    );
     let long = directory::read_file(&root, "data/long").await.expect("it is there");
     assert_eq!(long.len(), 100_000);
     assert!(long.iter().enumerate().all(|(index, byte)| index as u32 % 253 == u32::from(*byte)));
@@ -60,7 +63,8 @@ async fn what_cannot_be_opened_says_why() {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn directories_are_listed() {
     let root = serve(tree().0);
-    let data = directory::open_directory(&root, "data", fio::PERM_READABLE).await.expect("a directory");
+    let data =
+        directory::open_directory(&root, "data", fio::PERM_READABLE).await.expect("a directory");
     for _ in 0..2 {
         let entries = directory::readdir(&data).await.expect("it can be listed");
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
@@ -75,7 +79,8 @@ async fn files_are_written() {
     let (root, writable) = tree();
     let root = serve(root);
     let flags = fio::PERM_READABLE | fio::PERM_WRITABLE | fio::Flags::FILE_TRUNCATE;
-    let open = directory::open_file(&root, "data/writable", flags).await.expect("it can be written");
+    let open =
+        directory::open_file(&root, "data/writable", flags).await.expect("it can be written");
     let text = vec![b'x'; 20_000];
     file::write(&open, &text).await.expect("it is written");
     assert_eq!(writable.contents(), text);

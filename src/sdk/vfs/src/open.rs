@@ -282,11 +282,9 @@ impl OpenOptions {
     }
 
     fn checked(&self, abilities: fio::Operations) -> Result<fio::Operations, Status> {
-        // Rights that only a directory has mean nothing on a file, and the other way round.
-        let matter = fio::Operations::READ_BYTES
-            | fio::Operations::WRITE_BYTES
-            | fio::Operations::EXECUTE
-            | fio::Operations::UPDATE_ATTRIBUTES;
+        // The others say what a file or directory may also do, and go where there is nothing of the kind.
+        let matter =
+            fio::Operations::READ_BYTES | fio::Operations::WRITE_BYTES | fio::Operations::EXECUTE;
         if abilities.contains(self.rights & matter) {
             Ok(self.rights & (abilities | deprecated_base()))
         } else {

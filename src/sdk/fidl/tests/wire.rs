@@ -23,10 +23,7 @@ fn decode<T: WireType>(bytes: &[u8]) -> Result<T::Owned, Error> {
 }
 
 #[track_caller]
-fn both_ways<T: WireType<Owned = T> + PartialEq + Debug>(value: T, wire: &[u8])
-where
-    T: Clone,
-{
+fn both_ways<T: WireType<Owned = T> + PartialEq + Debug + Clone>(value: T, wire: &[u8]) {
     let (encoded, handles) = Encoder::encode_all::<T>(value.clone()).unwrap();
     assert_eq!(encoded, wire, "encoding of {value:?}");
     assert!(handles.is_empty());
@@ -316,7 +313,7 @@ fn constants_have_the_values_of_the_source() {
     assert_eq!(GREETING, "say \"hi\"\n");
     assert_eq!(BOTH, StrictBits::ONE | StrictBits::FOUR);
     assert_eq!(CHOSEN, StrictEnum::Minus);
-    assert_eq!(PI.to_bits(), 3.14159_f64.to_bits());
+    assert_eq!(RATIO.to_bits(), 0.25_f64.to_bits());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Events as they come to a client.
 
 use super::ClientInner;
+use super::interests::Interests;
 use crate::encoding::{DynamicFlags, TransactionHeader, WireType, decode_body};
 use crate::{Error, Result};
 use fuchsia_zircon::{MessageBufEtc, Status};
@@ -62,7 +63,7 @@ impl EventReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        let received = self.client.poll_until(cx, |interests, waker| interests.take_event(waker));
+        let received = self.client.poll_until(cx, Interests::take_event);
         Poll::Ready(match ready!(received) {
             Ok(message) => Some(EventMessage::new(message)),
             Err(Error::ClientChannelClosed { status: Status::PEER_CLOSED, .. }) => {

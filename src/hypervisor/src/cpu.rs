@@ -1,6 +1,7 @@
 //! One vCPU as Rust code sees it: the architectural state and everything around it that only its own thread touches.
 
 use crate::apic::Apic;
+use crate::debug::StopCause;
 use crate::error::Error;
 use crate::exception::Exception;
 use crate::guest::Guest;
@@ -105,6 +106,8 @@ pub(crate) struct Cpu {
     pub(crate) interrupt_shadow: Option<u64>,
     /// An input instruction whose data the monitor has not given yet.
     pub(crate) pending_input: Option<PendingInput>,
+    /// The debugger is to hear of a stop at the current instruction.
+    pub(crate) debug_stop: Option<StopCause>,
 }
 
 /// Value of CR0 after reset: caching disabled, and the ET bit (SDM vol. 3 table 9-1).
@@ -136,6 +139,7 @@ impl Cpu {
             nmi_blocked: false,
             interrupt_shadow: None,
             pending_input: None,
+            debug_stop: None,
             remote,
         };
         let state = &mut *cpu.state;
@@ -291,7 +295,6 @@ impl Cpu {
                     page_size: mapping.page_size,
                 },
             );
-            self.stats.tlb_fills += 1;
         }
         Ok(Some((host, mapping.gpa)))
     }
@@ -304,12 +307,31 @@ impl Cpu {
         }
     }
 
+    /// Makes the run loop stop for the debugger before the current instruction.
+    pub(crate) fn stop_for_debugger(&mut self, cause: StopCause) {
+        self.debug_stop = Some(cause);
+        self.request_attention(Attention::RUN_LOOP);
+    }
+
+    /// Counters since creation.
+    pub(crate) fn stats(&self) -> VcpuStats {
+        let translator = &self.translator.counters;
+        VcpuStats {
+            tlb_flushes: self.tlb.flushes,
+            tlb_fills: self.tlb.fills,
+            blocks: translator.blocks,
+            cache_flushes: translator.flushes,
+            ..self.stats
+        }
+    }
+
     /// Whether the next instruction must run on its own: single-stepping, an interrupt shadow with something waiting,
     /// or armed debug registers.
     pub(crate) fn needs_stepping(&self) -> bool {
         let state = &self.state;
         state.flag(Rflags::TF)
             || state.dr[7] & 0xff != 0
+            || self.remote.debug.is_stepping()
             || self.interrupt_shadow == Some(state.rip) && self.apic.has_pending()
     }
 

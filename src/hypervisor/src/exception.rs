@@ -40,10 +40,6 @@ pub(crate) mod vector {
     pub(crate) const PF: u8 = 14;
     /// x87 floating-point error.
     pub(crate) const MF: u8 = 16;
-    /// Alignment check.
-    pub(crate) const AC: u8 = 17;
-    /// Machine check.
-    pub(crate) const MC: u8 = 18;
     /// SIMD floating-point exception.
     pub(crate) const XM: u8 = 19;
 }
@@ -104,8 +100,6 @@ impl Exception {
         ss = SS;
         /// #GP(selector).
         gp = GP;
-        /// #AC; the code is always 0.
-        ac = AC;
     }
 
     /// #PF at a linear address. CR2 is written on delivery.

@@ -3,6 +3,7 @@
 //! Guest-physical memory is one flat reservation of host address space, so the host address of a byte of RAM is
 //! `ram_base + gpa`. Whether a page *is* RAM is a bit in a bitmap; a page without that bit is a trap or open bus.
 
+use crate::debug::Debugger;
 use crate::error::Error;
 use crate::page_bitmap::PageBitmap;
 use crate::time::AlarmClock;
@@ -91,6 +92,7 @@ pub struct Guest {
     /// Counts events after which a device may have written guest memory: rung bells, injected interrupts.
     device_events: AtomicU64,
     pub(crate) alarm_clock: AlarmClock,
+    pub(crate) debugger: Debugger,
     #[doc(hidden)]
     pub(crate) translated: PageBitmap,
 }
@@ -125,6 +127,7 @@ impl Guest {
             split_lock: Mutex::new(()),
             device_events: AtomicU64::new(0),
             alarm_clock: AlarmClock::new(),
+            debugger: Debugger::default(),
             translated: PageBitmap::new(PHYSICAL_PAGES as usize)?,
         }))
     }

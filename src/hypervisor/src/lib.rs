@@ -5,6 +5,7 @@
 //! and FIDL stay outside: a caller sees [`Guest`], [`Vcpu`] and the exits that the Zircon kernel interface defines.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+pub mod gdb;
 pub mod state;
 pub mod tlb;
 pub mod translator;
@@ -12,6 +13,7 @@ pub mod translator;
 mod apic;
 mod cpu;
 mod cpuid;
+mod debug;
 mod error;
 mod exception;
 mod exit;

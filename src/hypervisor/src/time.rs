@@ -98,12 +98,6 @@ pub(crate) fn tsc_to_ns(ticks: u64) -> u64 {
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
 
-/// TSC ticks in `ns` nanoseconds; saturates.
-pub(crate) fn ns_to_tsc(ns: u64) -> u64 {
-    let ticks = u128::from(ns) * u128::from(tsc_hz()) / u128::from(NANOS_PER_SECOND);
-    u64::try_from(ticks).unwrap_or(u64::MAX)
-}
-
 /// Sets [`Attention::TIMER`] on vCPUs at their deadlines, from one thread a guest that sleeps in between.
 pub(crate) struct AlarmClock {
     shared: Arc<AlarmShared>,
@@ -220,11 +214,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conversions_are_inverse_within_a_tick() {
-        for ns in [0, 1_000, 1_000_000_000, 86_400_000_000_000] {
-            assert!(tsc_to_ns(ns_to_tsc(ns)).abs_diff(ns) <= 2, "{ns}");
-        }
-        assert_eq!(ns_to_tsc(u64::MAX), u64::MAX);
+    fn ticks_convert_and_saturate() {
+        assert_eq!(tsc_to_ns(tsc_hz()), NANOS_PER_SECOND);
+        assert_eq!(tsc_to_ns(0), 0);
+        assert!(tsc_to_ns(u64::MAX) > u64::MAX / 10);
     }
 
     #[test]

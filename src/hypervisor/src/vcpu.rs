@@ -2,6 +2,7 @@
 
 use crate::apic;
 use crate::cpu::{Cpu, StateBox, StateMemory};
+use crate::debug::{DebugPort, StopCause, StopEvent};
 use crate::error::Error;
 use crate::exception::{self, Event, Exception, Fault, Shutdown};
 use crate::exit::{Exit, IoData, VcpuState};
@@ -27,6 +28,7 @@ pub struct VcpuRemote {
     sleeping: AtomicBool,
     /// The whole TLB is to be dropped before the guest runs on.
     flush: AtomicBool,
+    pub(crate) debug: DebugPort,
 }
 
 impl VcpuRemote {
@@ -98,6 +100,8 @@ pub struct Vcpu {
     halted: bool,
     /// The guest shut down; nothing can run any more.
     stopped: bool,
+    /// The debugger knows that it holds this vCPU.
+    reported: bool,
     not_send: PhantomData<*mut ()>,
 }
 
@@ -124,11 +128,12 @@ impl Vcpu {
             injected: [const { AtomicU64::new(0) }; 4],
             sleeping: AtomicBool::new(false),
             flush: AtomicBool::new(false),
+            debug: DebugPort::default(),
         });
         minimize_timer_slack();
         let cpu = Box::new(Cpu::new(Arc::clone(guest), state, Arc::clone(&remote), entry)?);
         guest.add_vcpu(&remote);
-        Ok(Vcpu { cpu, halted: false, stopped: false, not_send: PhantomData })
+        Ok(Vcpu { cpu, halted: false, stopped: false, reported: false, not_send: PhantomData })
     }
 
     /// The handle with which other threads kick and interrupt this vCPU.
@@ -144,7 +149,7 @@ impl Vcpu {
 
     /// Counters since creation.
     pub fn stats(&self) -> VcpuStats {
-        VcpuStats { tlb_flushes: self.cpu.tlb.flushes, ..self.cpu.stats }
+        self.cpu.stats()
     }
 
     /// The general-purpose registers and flags.
@@ -195,6 +200,9 @@ impl Vcpu {
     /// One turn of the run loop: events, then sleep or execution.
     fn step(&mut self) -> Next {
         if let Err(error) = self.take_attention() {
+            return Next::Return(Err(error));
+        }
+        if let Err(error) = self.serve_debugger() {
             return Next::Return(Err(error));
         }
         if let Err(Shutdown) = self.deliver_interrupts() {
@@ -252,6 +260,45 @@ impl Vcpu {
             return Err(Error::Canceled);
         }
         Ok(())
+    }
+
+    /// Runs the debugger's requests, and stays here while it holds the vCPU. A kick ends the stay, not the hold.
+    fn serve_debugger(&mut self) -> Result<(), Error> {
+        let cpu = &mut *self.cpu;
+        let remote = Arc::clone(&cpu.remote);
+        if let Some(cause) = cpu.debug_stop.take() {
+            remote.debug.hold();
+            cpu.guest.debugger.report(StopEvent { vcpu: remote.id, cause });
+        } else if remote.debug.is_held() && !self.reported {
+            cpu.guest.debugger.report(StopEvent { vcpu: remote.id, cause: StopCause::Interrupted });
+        }
+        let mut deferred = 0;
+        loop {
+            for request in remote.debug.take_requests() {
+                request(cpu);
+            }
+            self.reported = remote.debug.is_held();
+            if !self.reported {
+                break;
+            }
+            let bits = cpu.state.attention.swap(0, Ordering::SeqCst);
+            deferred |= bits & !Attention::RUN_LOOP.bits();
+            if deferred & Attention::KICK.bits() != 0 {
+                break;
+            }
+            if bits & Attention::INVALIDATE.bits() != 0 {
+                translator::serve_requests(cpu);
+                deferred &= !Attention::INVALIDATE.bits();
+            }
+            if bits == 0 {
+                translator::before_sleep(cpu);
+                remote.sleep(None);
+                translator::after_sleep(cpu);
+            }
+        }
+        let kicked = deferred & Attention::KICK.bits() != 0;
+        cpu.state.attention.fetch_or(deferred & !Attention::KICK.bits(), Ordering::SeqCst);
+        if kicked { Err(Error::Canceled) } else { Ok(()) }
     }
 
     fn expire_timer(&mut self) {
@@ -342,6 +389,9 @@ impl Vcpu {
                 return Next::Return(Err(Error::BadState("the bell's receiver is gone")));
             }
         };
+        if self.cpu.remote.debug.is_stepping() && self.cpu.debug_stop.is_none() {
+            self.cpu.stop_for_debugger(StopCause::Step);
+        }
         // SDM vol. 3 §17.3.1.4: the trap comes after the instruction; one that an exit interrupts has completed too.
         if traps
             && exception::deliver(&mut self.cpu, Event::Exception(exception::single_step_trap()))
@@ -353,6 +403,10 @@ impl Vcpu {
     }
 
     fn deliver_exception(&mut self, exception: Exception) -> Next {
+        if self.cpu.remote.debug.is_stepping() {
+            // A step into a handler ends at its first instruction.
+            self.cpu.stop_for_debugger(StopCause::Step);
+        }
         match exception::deliver(&mut self.cpu, Event::Exception(exception)) {
             Ok(()) => Next::Continue,
             Err(Shutdown) => self.shutdown(),

@@ -16,6 +16,7 @@ mod string;
 mod system;
 
 use crate::cpu::Cpu;
+use crate::debug::StopCause;
 use crate::exception::{Event, Exception, Fault, Shutdown, deliver};
 use crate::exit::Exit;
 use crate::memory;
@@ -210,6 +211,10 @@ fn dispatch(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
             cpu,
             Event::Software { vector: instruction.immediate8(), length: instruction.len() as u8 },
         ),
+        M::Int3 if cpu.guest.debugger.has_breakpoint(cpu.linear_ip()) => {
+            cpu.stop_for_debugger(StopCause::Breakpoint);
+            Ok(Flow::Jump)
+        }
         M::Int3 => software_interrupt(
             cpu,
             Event::Software {

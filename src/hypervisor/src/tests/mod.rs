@@ -1,5 +1,6 @@
 //! Tests of whole guests: small programs that run on a vCPU and report through ports.
 
+mod debugger;
 mod exceptions;
 mod machine;
 mod modes;

@@ -24,7 +24,7 @@ pub async fn run() -> anyhow::Result<()> {
     virtio_device::serve_one(serve).await?.unwrap_or(Ok(()))
 }
 
-async fn serve(mut requests: VirtioBalloonRequestStream) -> anyhow::Result<()> {
+pub(crate) async fn serve(mut requests: VirtioBalloonRequestStream) -> anyhow::Result<()> {
     let Some(VirtioBalloonRequest::Start { start_info, responder }) = requests.try_next().await?
     else {
         bail!("Start was not the first request");

@@ -14,4 +14,6 @@ pub use device::{
 };
 
 #[cfg(test)]
+mod component_test;
+#[cfg(test)]
 mod device_test;

@@ -30,7 +30,7 @@ pub async fn run() -> anyhow::Result<()> {
     virtio_device::serve_one(serve).await?.unwrap_or(Ok(()))
 }
 
-async fn serve(mut requests: VirtioBlockRequestStream) -> anyhow::Result<()> {
+pub(crate) async fn serve(mut requests: VirtioBlockRequestStream) -> anyhow::Result<()> {
     let Some(VirtioBlockRequest::Start { start_info, spec, responder }) =
         requests.try_next().await?
     else {

@@ -233,7 +233,7 @@ impl BlockDevice {
         let count = chain.remaining() / size_of::<SectorRange>();
         if count == 0
             || count > MAX_RANGES as usize
-            || chain.remaining() % size_of::<SectorRange>() != 0
+            || !chain.remaining().is_multiple_of(size_of::<SectorRange>())
         {
             return Err(RequestError::Ranges);
         }

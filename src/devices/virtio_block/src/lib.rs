@@ -22,4 +22,6 @@ pub use wire::{
 };
 
 #[cfg(test)]
+mod component_test;
+#[cfg(test)]
 mod device_test;

@@ -15,7 +15,7 @@ pub async fn run() -> anyhow::Result<()> {
     virtio_device::serve_one(serve).await?.unwrap_or(Ok(()))
 }
 
-async fn serve(mut requests: VirtioConsoleRequestStream) -> anyhow::Result<()> {
+pub(crate) async fn serve(mut requests: VirtioConsoleRequestStream) -> anyhow::Result<()> {
     let Some(VirtioConsoleRequest::Start { start_info, socket, responder }) =
         requests.try_next().await?
     else {

@@ -10,4 +10,6 @@ pub use component::run;
 pub use device::{ConsoleDevice, QUEUES, RX, TX};
 
 #[cfg(test)]
+mod component_test;
+#[cfg(test)]
 mod device_test;

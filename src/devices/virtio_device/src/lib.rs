@@ -3,7 +3,7 @@
 //! and the device's side of `fuchsia.virtualization.hardware`.
 //!
 //! A device crate implements [`Device`] over [`Queue`]s and leaves threads, bells, interrupts and reset to
-//! [`Worker`]. Its tests play the driver with [`fake_queue`].
+//! [`Worker`]. Its tests play the driver with [`fake_queue`] and the VMM with [`fake_transport`].
 
 #![deny(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod chain;
 mod component;
 mod error;
 pub mod fake_queue;
+pub mod fake_transport;
 mod features;
 #[expect(
     unsafe_code,

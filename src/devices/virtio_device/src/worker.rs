@@ -517,7 +517,7 @@ impl<D: Device> Shared<D> {
                 (Some(Key::Rouse), _) => {}
                 (Some(Key::Stop), _) => return,
                 (Some(Key::Bell) | None, _) => {
-                    tracing::warn!(key = packet.key(), "An unexpected packet")
+                    tracing::warn!(key = packet.key(), "An unexpected packet");
                 }
             }
         }

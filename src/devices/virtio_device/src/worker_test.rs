@@ -182,7 +182,7 @@ fn impossible_set_ups_need_a_reset() {
     let config = |bed: &Bed| bed.drivers[0].config();
     let cases: [fn(&mut Worker<PlusOne>, QueueConfig); 5] = [
         |worker, config| worker.configure(0, QueueConfig { size: 3, ..config }),
-        |worker, config| worker.configure(0, QueueConfig { desc: u64::MAX & !15, ..config }),
+        |worker, config| worker.configure(0, QueueConfig { desc: !15, ..config }),
         |worker, config| worker.configure(2, config),
         |worker, config| {
             worker.configure(0, config);

@@ -15,7 +15,7 @@ pub async fn run() -> anyhow::Result<()> {
     virtio_device::serve_one(serve).await?.unwrap_or(Ok(()))
 }
 
-async fn serve(mut requests: VirtioRngRequestStream) -> anyhow::Result<()> {
+pub(crate) async fn serve(mut requests: VirtioRngRequestStream) -> anyhow::Result<()> {
     let Some(VirtioRngRequest::Start { start_info, responder }) = requests.try_next().await? else {
         bail!("Start was not the first request");
     };

@@ -1,7 +1,122 @@
 //! Linux: managers are found through the user's component manager, terminals are ttys.
 
+use crate::args::GuestType;
+use crate::logs::{LogLine, LogsOutcome, severity_name};
+use anyhow::Context as _;
+use component_manager::client::Connection;
+use fidl::endpoints::create_proxy;
+use fidl_fuchsia_virtualization as fvirt;
+use fidl_guest_host as fhost;
+use fuchsia_component::client::connect_to_named_protocol_at_dir_root;
+use futures::Stream;
+use futures::channel::mpsc;
+use images::Store;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// The way to the guests' managers.
+pub(crate) struct Platform(Option<Connection>);
+
+impl Platform {
+    /// Connects to the user's component manager, starting it where it does not run.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        Ok(Self(Some(Connection::connect_or_start()?)))
+    }
+
+    /// Connects to the user's component manager, if it runs: to look, nothing has to be started.
+    pub(crate) fn look() -> anyhow::Result<Self> {
+        Ok(Self(Connection::connect()?))
+    }
+
+    /// A guest's manager, or none where no component manager runs and so no guest can.
+    pub(crate) fn manager(
+        &self,
+        guest: GuestType,
+    ) -> anyhow::Result<Option<fvirt::GuestManagerProxy>> {
+        let Some(connection) = &self.0 else { return Ok(None) };
+        let protocol = match guest {
+            GuestType::Debian => "fuchsia.virtualization.DebianGuestManager",
+            GuestType::Termina => "fuchsia.virtualization.TerminaGuestManager",
+            GuestType::Zircon => "fuchsia.virtualization.ZirconGuestManager",
+        };
+        let manager = connect_to_named_protocol_at_dir_root::<fvirt::GuestManagerMarker>(
+            &connection.exposed_dir(),
+            protocol,
+        )?;
+        Ok(Some(manager))
+    }
+
+    /// What the components of a guest, or of all, have logged.
+    pub(crate) async fn logs(&self, guest: Option<GuestType>) -> anyhow::Result<LogsOutcome> {
+        let mut lines = Vec::new();
+        let Some(connection) = &self.0 else { return Ok(LogsOutcome { lines }) };
+        let (iterator, server) = create_proxy::<fhost::LogIteratorMarker>();
+        let options = fhost::LogOptions {
+            moniker: guest.map(|guest| format!("{guest}-guest-manager")),
+            ..Default::default()
+        };
+        connection.control().read_logs(&options, server)?;
+        loop {
+            let records = iterator.next().await.context("The component manager went away")?;
+            if records.is_empty() {
+                return Ok(LogsOutcome { lines });
+            }
+            lines.extend(records.into_iter().map(|record| LogLine {
+                time_nanos: record.time,
+                severity: severity_name(record.severity),
+                moniker: record.moniker,
+                message: record.message,
+            }));
+        }
+    }
+}
+
+/// Where the user's guest packages are.
+pub(crate) fn store() -> anyhow::Result<Store> {
+    let data = component_manager::daemon::data_directory()
+        .context("Neither XDG_DATA_HOME nor HOME is set, so there is no place for guest packages")?;
+    Ok(Store::new(data.join("packages")))
+}
+
+/// The signals that ask this process to end, as a stream for async code and a flag for the rest.
+pub(crate) struct Interrupts {
+    flag: Arc<AtomicBool>,
+    stream: mpsc::UnboundedReceiver<()>,
+}
+
+impl Interrupts {
+    /// Takes SIGINT, SIGTERM and SIGHUP over; a second one ends the process as if nobody had.
+    pub(crate) fn take() -> io::Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // In this order: the first signal finds the flag unset.
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let (sender, stream) = mpsc::unbounded();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            signals.forever().try_for_each(|_| sender.unbounded_send(()))
+        })?;
+        Ok(Self { flag, stream })
+    }
+
+    /// Whether one has come, for code that polls.
+    pub(crate) fn flag(&self) -> Box<dyn Fn() -> bool> {
+        let flag = Arc::clone(&self.flag);
+        Box::new(move || flag.load(Ordering::Relaxed))
+    }
+
+    /// One item for each that comes.
+    pub(crate) fn stream(self) -> impl Stream<Item = ()> + Unpin {
+        self.stream
+    }
+}
 
 /// The terminal of standard input in raw mode, for as long as this lives.
 #[derive(Debug)]

@@ -1,9 +1,12 @@
 //! Zircon on Linux: the zx_* system calls over Linux kernel objects.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-mod bell;
 mod channel;
 mod event;
+#[cfg(feature = "hypervisor")]
+mod guest;
+#[cfg(not(feature = "hypervisor"))]
+#[path = "guest_absent.rs"]
 mod guest;
 mod handle_table;
 mod info;
@@ -24,7 +27,6 @@ mod task;
 mod testing;
 mod timer;
 mod transfer;
-mod unwritten;
 mod vmar;
 mod vmo;
 #[cfg(test)]
@@ -33,6 +35,10 @@ mod wait;
 
 pub use channel::*;
 pub use event::{zx_event_create, zx_eventpair_create, zx_object_signal, zx_object_signal_peer};
+pub use guest::{
+    zx_guest_create, zx_guest_set_trap, zx_vcpu_create, zx_vcpu_enter, zx_vcpu_interrupt,
+    zx_vcpu_kick, zx_vcpu_read_state, zx_vcpu_write_state,
+};
 pub use handle_table::{
     zx_handle_close, zx_handle_close_many, zx_handle_duplicate, zx_handle_replace,
 };
@@ -49,7 +55,6 @@ pub use system::{
 };
 pub use task::{zx_job_create, zx_process_exit, zx_task_kill};
 pub use timer::{zx_timer_cancel, zx_timer_create, zx_timer_set};
-pub use unwritten::*;
 pub use vmar::{zx_vmar_allocate, zx_vmar_destroy, zx_vmar_map, zx_vmar_protect, zx_vmar_unmap};
 pub use vmo::{
     zx_vmo_create, zx_vmo_create_child, zx_vmo_get_size, zx_vmo_get_stream_size, zx_vmo_op_range,

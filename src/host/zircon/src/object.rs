@@ -269,6 +269,7 @@ impl Object {
         match &self.kind {
             Kind::Channel(channel) => channel.retire(),
             Kind::Port(port) => port.retire(),
+            Kind::Vcpu(vcpu) => vcpu.retire(),
             _ => {}
         }
     }

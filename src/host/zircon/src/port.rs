@@ -3,8 +3,8 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
-use crate::bell::BellSource;
 use crate::event::Snapshot;
+use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
 use crate::object::{Kind, Object, Source, Waiter, lock, ring};
 use crate::rights;
@@ -389,6 +389,10 @@ impl Port {
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&self.epoll, bell.fd(), EventData::new_u64(BELL | u64::from(number)), flags)?;
         state.next_bell = number.wrapping_add(1);
+        // What rang before the bell was in the set.
+        for packet in bell.take() {
+            state.push(&self.wake, packet, ZX_HANDLE_INVALID);
+        }
         state.bells.insert(number, bell);
         Ok(())
     }

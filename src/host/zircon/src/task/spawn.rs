@@ -3,7 +3,7 @@
 use super::default_job;
 use super::process::Process;
 use super::spawner::Spawner;
-use super::startup::{STARTUP_FD_VARIABLE, messages};
+use super::startup::{STARTUP_FD_VARIABLE, messages, startup_variable};
 use crate::channel::{Channel, Outgoing};
 use crate::handle_table::{get, insert, take};
 use crate::object::{Kind, Object};
@@ -78,11 +78,7 @@ pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
     if let Some(name) = argv.next() {
         command.arg0(name);
     }
-    command
-        .args(argv)
-        .env_clear()
-        .envs(env)
-        .env(STARTUP_FD_VARIABLE, far.fd().as_raw_fd().to_string());
+    command.args(argv).env_clear().envs(env).env(STARTUP_FD_VARIABLE, startup_variable(far.fd())?);
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }

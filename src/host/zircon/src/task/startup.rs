@@ -8,7 +8,8 @@ use crate::channel::Channel;
 use crate::handle_table::{Held, insert};
 use crate::status::{IO_DATA_INTEGRITY, PEER_CLOSED, Result};
 use fuchsia_zircon_types::*;
-use rustix::fd::{FromRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{FileType, fstat};
 use std::sync::atomic::{AtomicBool, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -91,27 +92,36 @@ fn parse(bytes: &[u8]) -> Result<(Header, Vec<u32>, Vec<String>)> {
     Ok((header, ids, names))
 }
 
-/// Takes the handles that this process was started with; none if it was not started by [`super::spawn`] or they were
-/// taken before.
-///
-/// To be called before the process starts others by other means than [`super::spawn`], which would inherit what is not
-/// taken yet.
-pub fn take_startup_handles() -> Result<StartupHandles> {
+/// What the variable says: the descriptor, and the inode of the socket behind it. A process that merely inherited the
+/// variable has no such descriptor.
+pub(super) fn startup_variable(fd: BorrowedFd<'_>) -> Result<String> {
+    Ok(format!("{}:{}", fd.as_raw_fd(), fstat(fd)?.st_ino))
+}
+
+fn inherited_fd() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::Relaxed) {
-        return Ok(StartupHandles::default());
+    let value = std::env::var(STARTUP_FD_VARIABLE).ok()?;
+    let (fd, inode) = value.split_once(':')?;
+    let (fd, inode) = (fd.parse::<i32>().ok().filter(|&fd| fd > 2)?, inode.parse::<u64>().ok()?);
+    // SAFETY: borrowed for one question; a number that is no open descriptor makes that fail.
+    let stat = fstat(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+    if stat.st_ino != inode || FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return None;
     }
-    let Some(fd) = std::env::var(STARTUP_FD_VARIABLE).ok().and_then(|fd| fd.parse::<i32>().ok())
-    else {
-        return Ok(StartupHandles::default());
-    };
-    if fd <= 2 {
-        return Err(IO_DATA_INTEGRITY);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return None;
     }
-    // SAFETY: `spawn` made this process inherit the descriptor for nothing but this, and said so by the variable, which is
-    // read once.
+    // SAFETY: it is the socket that `spawn` made this process inherit for this purpose, and this is the one time that it
+    // is taken.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(fd)
+}
+
+/// Takes the handles that this process was started with; none if it was not started by [`super::spawn`] or they were
+/// taken before. Waits for the parent to send them.
+pub fn take_startup_handles() -> Result<StartupHandles> {
+    let Some(fd) = inherited_fd() else { return Ok(StartupHandles::default()) };
     let channel = Channel::from_fd(fd);
     let mut startup = StartupHandles::default();
     loop {

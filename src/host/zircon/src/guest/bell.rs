@@ -1,20 +1,24 @@
 //! Bells: guest writes to a doorbell, as packets in a port, of this process or another.
 //!
-//! The memory behind a bell has a bit for each two bytes of the trap. To ring is to set the bit, and to add to an eventfd if
-//! the bit was clear: one cheap system call, and none while an earlier ring is still unread. That is what a doorbell
-//! means: look at your queue; rings that nobody has answered yet are one.
+//! The memory behind a bell has a bit for each two bytes of the trap. To ring is to set the bit, and to send a byte through a
+//! socket if the bit was clear: one cheap system call, and none while an earlier ring is still unread. That is what a
+//! doorbell means: look at your queue; rings that nobody has answered yet are one. A socket, and not an eventfd, because a
+//! send can be told not to block whatever the listener does to the other end, and because it says when that end is gone.
 
-use crate::status::{IO_DATA_INTEGRITY, OUT_OF_RANGE, Result};
+use crate::status::{IO_DATA_INTEGRITY, OUT_OF_RANGE, PEER_CLOSED, Result, Status};
 use fuchsia_zircon_types::*;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The longest range of one bell, in bytes.
 const MAX_RANGE: usize = 1 << 20;
@@ -115,33 +119,69 @@ impl Drop for BellMemory {
     }
 }
 
+/// The status that answers a registration has this size; a ring is one byte.
+const STATUS: usize = size_of::<zx_status_t>();
+
 /// A bell as its port sees it.
 pub(crate) struct BellSource {
-    memory: Arc<BellMemory>,
+    memory: BellMemory,
+    /// Wakes the port. Closing it tells the one who rings that nobody listens any more.
     wake: OwnedFd,
     key: u64,
     base: u64,
-    /// Closing it tells the one who rings that nobody listens any more.
-    _liveness: OwnedFd,
+}
+
+/// The end of a bell that rings.
+pub(super) struct Ringer {
+    memory: BellMemory,
+    wake: OwnedFd,
+    base: u64,
+    /// Set when the listener is known to be gone.
+    closed: Arc<AtomicBool>,
+}
+
+/// What the listener sends to the one who shall ring: the memory and its end of the wake-up socket.
+pub(super) struct RingerParts {
+    pub(super) memory: OwnedFd,
+    pub(super) wake: OwnedFd,
+}
+
+/// A bell for doorbells in `size` bytes of guest-physical memory from `base`.
+pub(super) fn new_bell(key: u64, base: u64, size: usize) -> Result<(BellSource, RingerParts)> {
+    let (memory, memory_fd) = BellMemory::new(size)?;
+    let (wake, far) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((BellSource { memory, wake, key, base }, RingerParts { memory: memory_fd, wake: far }))
 }
 
 impl BellSource {
-    pub(crate) fn new(
-        memory: Arc<BellMemory>,
-        wake: OwnedFd,
-        key: u64,
-        base: u64,
-        liveness: OwnedFd,
-    ) -> BellSource {
-        BellSource { memory, wake, key, base, _liveness: liveness }
-    }
-
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
+    /// Waits for the answer to the registration of this bell in another process. Rings that come first are kept in the
+    /// memory.
+    pub(super) fn registered(&self) -> Result<()> {
+        let mut status = [0; STATUS];
+        loop {
+            match recv(&self.wake, &mut status, RecvFlags::empty()) {
+                Ok((STATUS, _)) => break,
+                Ok((0, _)) => return Err(PEER_CLOSED),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        match i32::from_ne_bytes(status) {
+            ZX_OK => Ok(()),
+            status @ ..0 => Err(Status(status)),
+            _ => Err(IO_DATA_INTEGRITY),
+        }
+    }
+
     /// A packet for each doorbell that was rung since the last time.
     pub(crate) fn take(&self) -> Vec<zx_port_packet_t> {
+        // First the wake-ups, then what they are about, so that a ring in between wakes again.
+        let _ = recv(&self.wake, &mut [0; 256], RecvFlags::DONTWAIT);
         let packet = |offset: u64| {
             let mut union = [0; 32];
             union[..8].copy_from_slice(&self.base.wrapping_add(offset).to_ne_bytes());
@@ -156,7 +196,43 @@ impl BellSource {
     }
 }
 
-/// The eventfd of a bell; only ever added to.
-pub(crate) fn new_wake() -> Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+impl Ringer {
+    /// The ringing end of a bell whose listener may be another process.
+    pub(super) fn new(parts: RingerParts, base: u64, size: usize) -> Result<Ringer> {
+        let memory = BellMemory::from_fd(&parts.memory, size)?;
+        Ok(Ringer { memory, wake: parts.wake, base, closed: Arc::default() })
+    }
+
+    /// Set it when the listener turns out to be gone.
+    pub(super) fn closed_flag(&self) -> Arc<AtomicBool> {
+        self.closed.clone()
+    }
+
+    /// A descriptor that hangs up when the listener is gone.
+    pub(super) fn liveness(&self) -> Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.wake, 3)?)
+    }
+
+    pub(super) fn ring_at(&self, addr: u64) -> std::result::Result<(), hypervisor::BellClosed> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(hypervisor::BellClosed);
+        }
+        if !self.memory.set(addr.wrapping_sub(self.base)) {
+            return Ok(());
+        }
+        match send(&self.wake, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                self.closed.store(true, Ordering::Relaxed);
+                Err(hypervisor::BellClosed)
+            }
+            // A full socket has wake-ups in it already.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl hypervisor::BellSink for Ringer {
+    fn ring(&self, _key: u64, addr: u64) -> std::result::Result<(), hypervisor::BellClosed> {
+        self.ring_at(addr)
+    }
 }

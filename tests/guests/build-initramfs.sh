@@ -35,11 +35,13 @@ cp busybox-static/bin/busybox "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 
 # In the order in which they must be loaded; those that a flavour has built in are missing here.
-modules="virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console
-    virtio-rng rng-core failover net_failover virtio_net virtio_balloon vsock vmw_vsock_virtio_transport_common
+modules="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
+    rng-core virtio-rng failover net_failover virtio_net virtio_balloon vsock vmw_vsock_virtio_transport_common
     vmw_vsock_virtio_transport"
+number=10
 for module in $modules; do
-    find "$package"/lib/modules -name "$module.ko" -exec cp {} "$root/modules/" \;
+    find "$package"/lib/modules -name "$module.ko" -exec cp {} "$root/modules/$number-$module.ko" \;
+    number=$((number + 1))
 done
 
 cat > "$root/init" <<'INIT'
@@ -60,14 +62,8 @@ for word in $(cat /proc/cmdline); do
     esac
 done
 if [ "$modules" = on ]; then
-    # Several passes: a module that another one needs may come after it.
-    for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci; do
-        insmod /modules/$module.ko 2>/dev/null
-    done
-    for pass in 1 2 3; do
-        for module in /modules/*.ko; do
-            insmod "$module" 2>/dev/null
-        done
+    for module in /modules/*.ko; do
+        insmod "$module"
     done
 fi
 echo "guest: up after $(cut -d' ' -f1 /proc/uptime) s on $(grep -c ^processor /proc/cpuinfo) CPUs"

@@ -25,7 +25,7 @@ pub enum ControllerRequest {
 /// What happens to the controller, in order.
 enum Event {
     Client(ControllerRequest),
-    Request(GuestLifecycleRequest),
+    Request(Box<GuestLifecycleRequest>),
     /// A lifecycle client is gone.
     Closed,
     /// The machine ended.
@@ -76,7 +76,7 @@ impl Controller {
                 }
                 Event::Client(ControllerRequest::Guest(requests)) => self.serve_guest(requests),
                 Event::Request(request) => {
-                    if let Some(end) = self.handle(request).await {
+                    if let Some(end) = self.handle(*request).await {
                         ended = Some(end).into();
                     }
                 }
@@ -100,7 +100,7 @@ impl Controller {
             // The channel closes: there is no guest.
             State::Idle => drop(requests),
             State::Created(machine) | State::Running(Running { machine, .. }) => {
-                machine.serve(requests)
+                machine.serve(requests);
             }
         }
     }
@@ -126,7 +126,7 @@ impl Controller {
                 match &mut self.state {
                     State::Idle => drop(guest),
                     State::Created(machine) | State::Running(Running { machine, .. }) => {
-                        machine.bind(guest)
+                        machine.bind(guest);
                     }
                 }
                 Ok(())
@@ -201,7 +201,7 @@ async fn forward(mut requests: GuestLifecycleRequestStream, sender: mpsc::Unboun
     loop {
         match requests.try_next().await {
             Ok(Some(request)) => {
-                if sender.unbounded_send(Event::Request(request)).is_err() {
+                if sender.unbounded_send(Event::Request(Box::new(request))).is_err() {
                     return;
                 }
             }

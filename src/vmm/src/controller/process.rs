@@ -117,7 +117,7 @@ impl DeviceProcess {
                 "Could not destroy a device component"
             ),
             Err(error) => {
-                tracing::warn!(name = self.child.name, %error, "Could not destroy a device component")
+                tracing::warn!(name = self.child.name, %error, "Could not destroy a device component");
             }
         }
     }

@@ -124,7 +124,10 @@ mod tests {
 
     #[test]
     fn size_is_rounded_up_to_pages() {
-        assert_eq!(MemoryLayout::new(1, &RESTRICTED).unwrap().ram(), [0x8000..0x9000]);
+        assert_eq!(
+            MemoryLayout::new(1, &RESTRICTED).unwrap().ram(),
+            std::slice::from_ref(&(0x8000..0x9000))
+        );
     }
 
     #[test]
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn unaligned_restrictions_round_inwards() {
         let layout = MemoryLayout::new(0x1000, &[0..0x10, 0x2fff..0x3001]).unwrap();
-        assert_eq!(layout.ram(), [0x1000..0x2000]);
+        assert_eq!(layout.ram(), std::slice::from_ref(&(0x1000..0x2000)));
         let layout = MemoryLayout::new(0x2000, &[0..0x10, 0x2fff..0x3001]).unwrap();
         assert_eq!(layout.ram(), [0x1000..0x2000, 0x4000..0x5000]);
     }

@@ -110,7 +110,7 @@ impl Msix {
         let index = offset / ENTRY_SIZE;
         let at = offset % ENTRY_SIZE;
         let entry = self.entries.get_mut(index)?;
-        if !matches!(data.len(), 4 | 8) || at % data.len() != 0 {
+        if !matches!(data.len(), 4 | 8) || !at.is_multiple_of(data.len()) {
             return None;
         }
         for (word, bytes) in data.chunks_exact(4).enumerate() {

@@ -126,7 +126,7 @@ impl CommonConfig {
     pub(super) fn read(&self, offset: u64, data: &mut [u8], outside: Outside) {
         let mut image = [0u8; SIZE as usize];
         let mut put = |offset: usize, bytes: &[u8]| {
-            image[offset..offset + bytes.len()].copy_from_slice(bytes)
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
         };
         put(DEVICE_FEATURE_SELECT as usize, &self.device_feature_select.to_le_bytes());
         put(DEVICE_FEATURE, &half(self.device_features, self.device_feature_select).to_le_bytes());
@@ -261,7 +261,7 @@ impl CommonConfig {
         let max_size = self.queues.get(usize::from(index)).map_or(0, |queue| queue.max_size);
         let size = u64::from(config.size);
         let fits = |address: u64, alignment: u64, len: u64| {
-            address % alignment == 0
+            address.is_multiple_of(alignment)
                 && address.checked_add(len).is_some_and(|end| end <= memory_size)
         };
         config.size.is_power_of_two()

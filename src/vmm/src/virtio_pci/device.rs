@@ -191,7 +191,7 @@ impl VirtioPciDevice {
             Action::None => {}
             Action::SetConfigVector(vector) => lock(&self.interrupts).set_config_vector(vector),
             Action::SetQueueVector(queue, vector) => {
-                lock(&self.interrupts).set_queue_vector(queue, vector)
+                lock(&self.interrupts).set_queue_vector(queue, vector);
             }
             Action::EnableQueue(index, config) => self.enable_queue(&mut control, index, &config),
             Action::Ready => self.ready(&mut control),
@@ -316,13 +316,13 @@ impl BusDevice for VirtioPciDevice {
                 }
             }
             DEVICE_CONFIG..MSIX_TABLE => {
-                lock(&self.config).read((offset - DEVICE_CONFIG) as usize, data)
+                lock(&self.config).read((offset - DEVICE_CONFIG) as usize, data);
             }
             MSIX_TABLE..MSIX_PENDING => {
                 lock(&self.interrupts).msix().read_table((offset - MSIX_TABLE) as usize, data);
             }
             MSIX_PENDING.. => {
-                lock(&self.interrupts).msix().read_pending((offset - MSIX_PENDING) as usize, data)
+                lock(&self.interrupts).msix().read_pending((offset - MSIX_PENDING) as usize, data);
             }
             _ => data.fill(0),
         }
@@ -332,10 +332,10 @@ impl BusDevice for VirtioPciDevice {
         match offset {
             0..common_config::SIZE => self.write_common(offset, data),
             DEVICE_CONFIG..MSIX_TABLE => {
-                lock(&self.config).write((offset - DEVICE_CONFIG) as usize, data)
+                lock(&self.config).write((offset - DEVICE_CONFIG) as usize, data);
             }
             MSIX_TABLE..MSIX_PENDING => {
-                lock(&self.interrupts).write_msix_table((offset - MSIX_TABLE) as usize, data)
+                lock(&self.interrupts).write_msix_table((offset - MSIX_TABLE) as usize, data);
             }
             _ => {}
         }

@@ -16,6 +16,11 @@ use std::sync::Arc;
 
 /// Devices start here; RAM never reaches it.
 const DEVICES: u64 = 0x8_0000_0000;
+/// Devices whose place is found at run time start here.
+const DYNAMIC_DEVICES: u64 = 0xb_0000_0000;
+
+/// Ranges where RAM is never placed.
+const RESTRICTED: [Range<u64>; 2] = [DEVICES..DYNAMIC_DEVICES, DYNAMIC_DEVICES..u64::MAX];
 
 /// The platform. There is no value of it yet.
 pub struct Platform(Infallible);
@@ -23,7 +28,7 @@ pub struct Platform(Infallible);
 impl Platform {
     /// The address space.
     pub const ADDRESS_SPACE: AddressSpace = AddressSpace {
-        restricted: &[DEVICES..u64::MAX],
+        restricted: &RESTRICTED,
         firmware: &[],
         pci_mmio: 0x8_0820_0000..0x8_0830_0000,
         pci_ecam: 0x8_0810_0000..0x8_0820_0000,

@@ -137,7 +137,7 @@ fn result_flags(result: u64, width: usize) -> u64 {
     if result & sign_bit(width) != 0 {
         flags |= SF;
     }
-    if (result as u8).count_ones() % 2 == 0 {
+    if (result as u8).count_ones().is_multiple_of(2) {
         flags |= PF;
     }
     flags
@@ -208,12 +208,12 @@ impl Emulator<'_> {
                 self.store(width, if swap { swap_bytes(value, width) } else { value });
             }
             Operation::StoreCondition(condition) => {
-                self.store(width, u64::from(registers.condition(condition)))
+                self.store(width, u64::from(registers.condition(condition)));
             }
             Operation::AluToMemory(alu, source) => {
                 let b = registers.source(source, width);
                 self.alu(alu, self.load(width), b, width, registers, |_, result| {
-                    self.store(width, result)
+                    self.store(width, result);
                 });
             }
             Operation::AluToRegister(alu, register) => {
@@ -240,7 +240,7 @@ impl Emulator<'_> {
                 registers.set_flags(ARITHMETIC_FLAGS, flags);
             }
             Operation::CompareExchange(register) => {
-                self.compare_exchange(register, width, registers)
+                self.compare_exchange(register, width, registers);
             }
             Operation::String { operation, repeat, address_size } => {
                 return self.string(operation, repeat, address_size, width, registers);

@@ -38,7 +38,7 @@ pub enum PageTableError {
 ///
 /// [`PageTableError`]
 pub fn write_identity_map(memory: &dyn GuestMemory, size: u64) -> Result<u64, PageTableError> {
-    if size % PAGE_SIZE != 0 || !(MIN_MAPPED..=MAX_MAPPED).contains(&size) {
+    if !size.is_multiple_of(PAGE_SIZE) || !(MIN_MAPPED..=MAX_MAPPED).contains(&size) {
         return Err(PageTableError::Size { size });
     }
     let pdpt = PML4_ADDRESS + PAGE_SIZE;

@@ -245,7 +245,7 @@ impl BusDevice for Uart16550 {
         let mut state = self.lock();
         match offset {
             REG_DATA if state.divisor_latched() => {
-                state.divisor = (state.divisor & 0xff00) | u16::from(byte)
+                state.divisor = (state.divisor & 0xff00) | u16::from(byte);
             }
             REG_DATA => self.transmit(&mut state, byte),
             REG_INTERRUPT_ENABLE if state.divisor_latched() => {

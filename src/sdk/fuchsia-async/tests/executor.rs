@@ -83,9 +83,9 @@ fn dropping_the_executor_drops_its_tasks() {
             pending::<()>().await;
         };
         if local {
-            fasync::Task::local(future).detach()
+            fasync::Task::local(future).detach();
         } else {
-            fasync::Task::spawn(future).detach()
+            fasync::Task::spawn(future).detach();
         }
     }
     executor.run_singlethreaded(async {});

@@ -152,7 +152,7 @@ impl<S: ServiceObjTrait> ServiceFs<S> {
         Ok(proxy)
     }
 
-    fn add_service(&mut self, directory: &Simple, name: String, service: S) {
+    fn add_service(&mut self, directory: &Simple, name: &str, service: S) {
         let number = self.services.len();
         self.services.push(service);
         let sender = self.sender.clone();
@@ -165,8 +165,8 @@ impl<S: ServiceObjTrait> ServiceFs<S> {
 }
 
 /// Adding entries is programming, and not input.
-fn add(directory: &Simple, name: String, entry: Arc<dyn DirectoryEntry>) {
-    if let Err(status) = directory.add_entry(name.clone(), entry) {
+fn add(directory: &Simple, name: &str, entry: Arc<dyn DirectoryEntry>) {
+    if let Err(status) = directory.add_entry(name, entry) {
         panic!("{name:?} cannot be added to the outgoing directory: {status}");
     }
 }
@@ -235,7 +235,7 @@ impl<'a, S: ServiceObjTrait> ServiceFsDir<'a, S> {
             Some(directory) => directory.clone(),
             None => {
                 let directory = vfs::directory::simple();
-                add(&self.directory, name.to_owned(), directory.clone());
+                add(&self.directory, name, directory.clone());
                 self.fs.directories.insert(path.clone(), directory.clone());
                 directory
             }
@@ -272,7 +272,7 @@ impl<'a, S: ServiceObjTrait> ServiceFsDir<'a, S> {
         Service<F, R, S::Output>: Into<S>,
         F: FnMut(R) -> S::Output,
     {
-        self.fs.add_service(&self.directory, name.into(), Service::new(function).into());
+        self.fs.add_service(&self.directory, &name.into(), Service::new(function).into());
         self
     }
 
@@ -282,7 +282,7 @@ impl<'a, S: ServiceObjTrait> ServiceFsDir<'a, S> {
         F: FnMut(zx::Channel) -> Option<S::Output>,
         Raw<F>: Into<S>,
     {
-        self.fs.add_service(&self.directory, name.into(), Raw(function).into());
+        self.fs.add_service(&self.directory, &name.into(), Raw(function).into());
         self
     }
 
@@ -310,7 +310,7 @@ impl<'a, S: ServiceObjTrait> ServiceFsDir<'a, S> {
         name: impl Into<String>,
         entry: Arc<dyn DirectoryEntry>,
     ) -> &mut Self {
-        add(&self.directory, name.into(), entry);
+        add(&self.directory, &name.into(), entry);
         self
     }
 }

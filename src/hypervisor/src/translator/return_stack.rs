@@ -42,6 +42,17 @@ impl ReturnStack {
         address.wrapping_sub(self.base.as_ptr() as u64) < GUARD as u64
     }
 
+    /// The stack pointer with which to go on after the stack at `old` ran into the guard. The newest entries are kept,
+    /// because a thunk's own return address may be among them.
+    pub(super) fn restart(&mut self, old: u64) -> u64 {
+        const KEPT: usize = 8;
+        let new = self.top() - 8 * KEPT as u64;
+        let old = old.clamp(self.base.as_ptr() as u64 + GUARD as u64, new - 8 * KEPT as u64);
+        // SAFETY: both ranges lie in the writable part of the mapping and do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(old as *const u64, new as *mut u64, KEPT) };
+        new
+    }
+
     /// Makes every entry lead to `underflow`: after code that entries point to was dropped.
     pub(super) fn reset(&mut self, underflow: u64) {
         // SAFETY: the writable part of the mapping made in `new`; translated code is not running.

@@ -122,12 +122,11 @@ unsafe fn in_translated_code(
 ) -> bool {
     let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
     // SAFETY: only reads immutable fields of the translator while a thunk may hold the vCPU.
-    let (inside, guard, top, exit) = unsafe {
+    let (inside, guard, exit) = unsafe {
         let translator = &(*cpu).translator;
         (
             translator.arena.contains(rip),
             signal == libc::SIGSEGV && translator.return_stack.is_guard(info.si_addr() as u64),
-            translator.return_stack.top(),
             translator.stubs.exit,
         )
     };
@@ -135,8 +134,10 @@ unsafe fn in_translated_code(
         return false;
     }
     if guard {
-        // The return stack overflowed: its entries are only predictions, so start over.
-        context.uc_mcontext.gregs[libc::REG_RSP as usize] = top as i64;
+        let old = context.uc_mcontext.gregs[libc::REG_RSP as usize] as u64;
+        // SAFETY: translated code was interrupted on its return stack, so nobody else uses it.
+        let new = unsafe { (*cpu).translator.return_stack.restart(old) };
+        context.uc_mcontext.gregs[libc::REG_RSP as usize] = new as i64;
         return true;
     }
     // SAFETY: translated code was interrupted, so nobody else uses the vCPU.

@@ -23,7 +23,8 @@ async fn serve_echo(mut stream: EchoRequestStream) -> Result<(), Error> {
             EchoRequest::EchoTable { payload, responder } => responder.send(&payload)?,
             EchoRequest::Ping { responder } => responder.send()?,
             EchoRequest::Divide { dividend, divisor, responder } => {
-                responder.send(dividend.checked_div(divisor).ok_or(StrictError::DivisionByZero))?
+                let quotient = dividend.checked_div(divisor);
+                responder.send(quotient.ok_or(StrictError::DivisionByZero))?;
             }
             EchoRequest::Check { value, responder } => {
                 responder.send(if value == 0 { Ok(()) } else { Err(value) })?;
@@ -127,6 +128,20 @@ async fn events_come_in_order() {
     assert!(event.get_koid().is_ok());
     assert!(matches!(events.next().await, Some(Ok(EchoEvent::OnDone {}))));
     drop(proxy);
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn events_that_nobody_takes_are_bounded() {
+    let proxy = echo();
+    for _ in 0..10 {
+        proxy.fire(1000).unwrap();
+        assert_eq!(proxy.ping().await, Ok(()));
+    }
+    // The oldest are gone, the newest is there, and the connection lives.
+    let events: Vec<EchoEvent> =
+        proxy.take_event_stream().take(4096).map(Result::unwrap).collect().await;
+    assert!(matches!(events.last(), Some(EchoEvent::OnDone {})));
+    assert_eq!(proxy.ping().await, Ok(()));
 }
 
 #[fasync::run_singlethreaded(test)]

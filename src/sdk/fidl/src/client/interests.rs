@@ -6,8 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// Events that nobody takes are kept up to this many; a server that sends more is cut off, as
-/// memory is not for it to fill.
+/// Events are kept up to this many, as memory is not for a server to fill. Where nobody took the
+/// event stream the oldest goes then; where somebody did and is that slow, the connection ends.
 const MAX_QUEUED_EVENTS: usize = 4096;
 
 /// The high bit of a transaction id belongs to `zx_channel_call`.
@@ -157,8 +157,11 @@ impl Interests {
     pub(super) fn event(&self, message: MessageBufEtc) {
         let mut state = self.lock();
         if state.events.len() >= MAX_QUEUED_EVENTS {
-            drop(state);
-            return self.end(Error::ClientEvent(Status::NO_RESOURCES));
+            if state.events_taken {
+                drop(state);
+                return self.end(Error::ClientEvent(Status::NO_RESOURCES));
+            }
+            state.events.pop_front();
         }
         state.events.push_back(message);
         let woken = state.event_waker.take();

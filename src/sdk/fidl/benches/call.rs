@@ -1,0 +1,124 @@
+//! A two-way call between two processes, against a bare ping-pong of the same bytes over the same
+//! kind of socket. Run it and compare the two lines; the call should take at most 1.3 times as long.
+//!
+//! The benchmark is also the program of the other process: it runs itself with an argument that
+//! says what to serve, and with the socket as standard input.
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use divan::Bencher;
+    use fidl::endpoints::{ClientEnd, ServerEnd};
+    use fidl::{Channel, Time};
+    use fidl_test_wire::{EchoMarker, EchoRequest};
+    use fuchsia_async as fasync;
+    use futures::TryStreamExt as _;
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::process::{Child, Command, Stdio};
+
+    /// A header of 16 bytes, a string's 16, and its text.
+    const MESSAGE: usize = 16 + 16 + TEXT.len();
+    const TEXT: &str = "sixty-four bytes, as most calls of one component to another have";
+
+    /// A process at the other end of a socket, which ends when the socket closes.
+    struct Peer {
+        child: Child,
+    }
+
+    impl Drop for Peer {
+        fn drop(&mut self) {
+            let _ = self.child.wait();
+        }
+    }
+
+    fn spawn(what: &str) -> (OwnedFd, Peer) {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let program = std::env::current_exe().unwrap();
+        let child = Command::new(program).arg(what).stdin(Stdio::from(theirs)).spawn().unwrap();
+        (ours, Peer { child })
+    }
+
+    fn stdin() -> OwnedFd {
+        std::io::stdin().as_fd().try_clone_to_owned().unwrap()
+    }
+
+    /// The other process, if this is it.
+    pub(super) fn serve() -> bool {
+        match std::env::args().nth(1).as_deref() {
+            Some("serve-echo") => {
+                let channel = fuchsia_zircon::linux::channel_from_fd(stdin()).unwrap();
+                serve_echo(channel);
+                true
+            }
+            Some("serve-bytes") => {
+                let socket = stdin();
+                let mut buffer = [0; MESSAGE];
+                while let Ok((len @ 1.., _)) =
+                    rustix::net::recv(&socket, &mut buffer, RecvFlags::empty())
+                {
+                    rustix::net::send(&socket, &buffer[..len], SendFlags::empty()).unwrap();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn serve_echo(channel: Channel) {
+        fasync::LocalExecutor::new().run_singlethreaded(async move {
+            let mut stream = ServerEnd::<EchoMarker>::new(channel).into_stream();
+            while let Ok(Some(request)) = stream.try_next().await {
+                if let EchoRequest::EchoString { value, responder } = request {
+                    responder.send(&value).unwrap();
+                }
+            }
+        });
+    }
+
+    #[divan::bench]
+    fn bare_ping_pong(bencher: Bencher<'_, '_>) {
+        let (socket, peer) = spawn("serve-bytes");
+        let mut buffer = [7; MESSAGE];
+        bencher.bench_local(|| {
+            rustix::net::send(&socket, &buffer, SendFlags::empty()).unwrap();
+            rustix::net::recv(&socket, &mut buffer, RecvFlags::empty()).unwrap();
+        });
+        drop(socket);
+        drop(peer);
+    }
+
+    #[divan::bench]
+    fn synchronous_call(bencher: Bencher<'_, '_>) {
+        let (socket, peer) = spawn("serve-echo");
+        let channel = fuchsia_zircon::linux::channel_from_fd(socket).unwrap();
+        let proxy = ClientEnd::<EchoMarker>::new(channel).into_sync_proxy();
+        bencher.bench_local(|| proxy.echo_string(TEXT, Time::INFINITE).unwrap());
+        drop(proxy);
+        drop(peer);
+    }
+
+    #[divan::bench]
+    fn asynchronous_call(bencher: Bencher<'_, '_>) {
+        let (socket, peer) = spawn("serve-echo");
+        let mut executor = fasync::LocalExecutor::new();
+        let channel = fuchsia_zircon::linux::channel_from_fd(socket).unwrap();
+        let proxy = ClientEnd::<EchoMarker>::new(channel).into_proxy();
+        bencher.bench_local(|| executor.run_singlethreaded(proxy.echo_string(TEXT)).unwrap());
+        drop(proxy);
+        drop(peer);
+    }
+}
+
+fn main() {
+    #[cfg(target_os = "linux")]
+    if linux::serve() {
+        return;
+    }
+    divan::main();
+}

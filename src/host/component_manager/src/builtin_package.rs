@@ -30,6 +30,7 @@ pub const MANIFESTS: &[Embedded] = embedded! {
     "meta/termina_guest_manager.cml" = "termina_guest_manager.cml",
     "meta/zircon_guest_manager.cml" = "zircon_guest_manager.cml",
     "meta/guest_manager.shard.cml" = "guest_manager.shard.cml",
+    "meta/guest_pkg.shard.cml" = "linux/guest_pkg.shard.cml",
     "meta/vmm.cml" = "vmm.cml",
     "meta/virtio_balloon.cml" = "virtio_balloon.cml",
     "meta/virtio_block.cml" = "virtio_block.cml",

@@ -1,6 +1,6 @@
 //! The component manager as a process: one a user, started when the command line needs it, gone when nobody does.
 
-use crate::builtin::{Builtins, MemoryPressure};
+use crate::builtin::{Builtins, MemoryPressure, Network};
 use crate::builtin_package::{MANIFESTS, ROOT_URL};
 use crate::control;
 use crate::log::LogStore;
@@ -147,12 +147,14 @@ impl Daemon {
     ) -> Self {
         let logs = LogStore::default();
         let pressure = MemoryPressure::new("/proc");
+        let network = Network::new("/sys", "/proc");
         let builtins = Builtins::default()
             .with_log_sink(logs.clone())
             .with_system_resources()
             .with_protocol("fuchsia.memorypressure.Provider", move |_, channel| {
                 pressure.serve(ServerEnd::new(channel))
             })
+            .with_protocol("fuchsia.net.interfaces.State", move |_, channel| network.serve(ServerEnd::new(channel)))
             .with_directory("host_tmp", temporary)
             .with_directory("host_data", &options.data_directory)
             .with_runner("elf", Rc::new(Elf));

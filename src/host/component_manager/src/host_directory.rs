@@ -19,6 +19,8 @@ pub(crate) enum Access {
     ReadOnly,
     /// Yes.
     ReadWrite,
+    /// Yes, and what is in it may be executed: a package of the user's.
+    Package,
 }
 
 impl Access {
@@ -26,6 +28,7 @@ impl Access {
         match self {
             Self::ReadOnly => fio::RX_STAR_DIR,
             Self::ReadWrite => fio::RW_STAR_DIR,
+            Self::Package => fio::RW_STAR_DIR | fio::RX_STAR_DIR,
         }
     }
 }
@@ -92,8 +95,9 @@ impl HostDirectory {
         let readable = |parent| fs::openat(parent, name, flags | OFlags::RDONLY, mode);
         let opened = match self.access {
             Access::ReadOnly => readable(parent),
-            Access::ReadWrite => match fs::openat(parent, name, flags | OFlags::RDWR, mode) {
-                Err(Errno::ACCESS | Errno::ROFS) => readable(parent),
+            Access::ReadWrite | Access::Package => match fs::openat(parent, name, flags | OFlags::RDWR, mode) {
+                // A program that runs cannot be opened for writing either.
+                Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY) => readable(parent),
                 opened => opened,
             },
         };
@@ -235,6 +239,7 @@ impl File for HostFile {
         match self.access {
             Access::ReadOnly => readable | fio::Operations::EXECUTE,
             Access::ReadWrite => readable | fio::Operations::WRITE_BYTES,
+            Access::Package => readable | fio::Operations::WRITE_BYTES | fio::Operations::EXECUTE,
         }
     }
 }

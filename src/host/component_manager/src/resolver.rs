@@ -36,7 +36,7 @@ pub enum ResolveError {
 /// A package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Package {
-    /// Part of this program: `bin/<name>` is the program at `executable` with `<name>` as its first argument.
+    /// Part of this program: `bin/<name>` is the program at `executable`, called `bin/<name>` (its `argv[0]`).
     Builtin {
         /// The program.
         executable: PathBuf,

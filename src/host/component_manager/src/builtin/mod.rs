@@ -1,9 +1,11 @@
 //! What the component manager provides itself, as if it were the root's parent: what a Fuchsia system has around the components here.
 
 mod memory_pressure;
+mod network;
 mod resources;
 
 pub use memory_pressure::MemoryPressure;
+pub use network::Network;
 
 use crate::host_directory::{self, Access};
 use crate::log::{LogStore, serve_log_sink};

@@ -118,7 +118,7 @@ fn open_when_used(
 pub(super) fn package_directory(package: &Package) -> Arc<dyn Directory> {
     match package {
         Package::Directory(path) => {
-            host_directory::directory(path, host_directory::Access::ReadOnly)
+            host_directory::directory(path, host_directory::Access::Package)
         }
         Package::Builtin { executable } => {
             let directory = vfs::directory::simple();

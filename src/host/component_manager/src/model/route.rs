@@ -416,11 +416,12 @@ impl<'a> Step<'a> {
                 self.name == "fuchsia.component.Realm" || self.name == "fuchsia.component.Binder"
             }
             CapabilityType::Directory => {
-                let read_only = Rights::READ | Rights::EXEC;
+                // On Linux a package is the user's own, and the disks in it may be written.
+                let rights = Rights::READ | Rights::WRITE | Rights::EXEC;
                 let known = self.name == "pkg";
                 if known {
                     let name = self.name.clone();
-                    self.pass(scope, name, Some(read_only), &RelativePath::default())?;
+                    self.pass(scope, name, Some(rights), &RelativePath::default())?;
                 }
                 known
             }

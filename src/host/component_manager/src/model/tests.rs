@@ -134,7 +134,7 @@ fn directories_keep_the_narrowest_rights_and_join_their_parts() {
     );
     let package = tree.route_expose(a, CapabilityType::Directory, &name("pkg")).unwrap();
     assert_eq!(package.source, RouteSource::Framework { scope: a, name: name("pkg") });
-    assert_eq!(package.rights, Some(Rights::READ | Rights::EXEC));
+    assert_eq!(package.rights, Some(Rights::READ | Rights::WRITE | Rights::EXEC));
 }
 
 #[test]

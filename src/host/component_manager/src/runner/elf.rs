@@ -78,14 +78,12 @@ impl Program {
         if binary.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return Err(fcomponent::Error::InvalidArguments);
         }
-        let (executable, mut args) = match &resolved.package {
-            Package::Builtin { executable } => {
-                let name =
-                    binary.strip_prefix("bin/").ok_or(fcomponent::Error::InstanceCannotStart)?;
-                (executable.clone(), vec![name.to_owned()])
-            }
-            Package::Directory(path) => (path.join(binary), vec![binary.clone()]),
+        let executable = match &resolved.package {
+            // One program for all: it tells by its own name which it is to be.
+            Package::Builtin { executable } => executable.clone(),
+            Package::Directory(path) => path.join(binary),
         };
+        let mut args = vec![binary.clone()];
         args.extend(strings(program, "args"));
         let environ = strings(program, "environ");
         let notify = strings(program, "lifecycle.stop_event") == ["notify"];

@@ -33,21 +33,27 @@ mod linux {
         let mut executor = fasync::LocalExecutor::new();
         let realm = executor.run_singlethreaded(async {
             let mut builder = RealmBuilder::new();
-            let echo = builder.add_child_from_manifest("echo", ECHO, package.path()).expect("a child");
+            let echo =
+                builder.add_child_from_manifest("echo", ECHO, package.path()).expect("a child");
             let lifecycle = Capability::protocol::<fvirtualization::GuestLifecycleMarker>();
             builder.add_route(&lifecycle, &echo, &[Ref::Parent]).expect("a route");
             builder.build().expect("a realm")
         });
         bencher.bench_local(|| {
             executor.run_singlethreaded(async {
-                let lifecycle = realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
+                let lifecycle =
+                    realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
                 let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
                 lifecycle.bind(server).expect("a running component");
                 guest.get_serial().await.expect("an answer");
                 lifecycle.stop().await.expect("an answer");
                 // The next sample starts it anew.
                 fidl::endpoints::Proxy::on_closed(&lifecycle).await.expect("an end");
-                let id = realm.manager().tree().find(&"echo".parse().expect("a moniker")).expect("the child");
+                let id = realm
+                    .manager()
+                    .tree()
+                    .find(&"echo".parse().expect("a moniker"))
+                    .expect("the child");
                 if let Some(stopped) = realm.manager().on_stopped(id) {
                     stopped.await.expect("an end");
                 }

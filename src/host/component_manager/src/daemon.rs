@@ -154,7 +154,9 @@ impl Daemon {
             .with_protocol("fuchsia.memorypressure.Provider", move |_, channel| {
                 pressure.serve(ServerEnd::new(channel))
             })
-            .with_protocol("fuchsia.net.interfaces.State", move |_, channel| network.serve(ServerEnd::new(channel)))
+            .with_protocol("fuchsia.net.interfaces.State", move |_, channel| {
+                network.serve(ServerEnd::new(channel))
+            })
             .with_directory("host_tmp", temporary)
             .with_directory("host_data", &options.data_directory)
             .with_runner("elf", Rc::new(Elf));

@@ -95,11 +95,13 @@ impl HostDirectory {
         let readable = |parent| fs::openat(parent, name, flags | OFlags::RDONLY, mode);
         let opened = match self.access {
             Access::ReadOnly => readable(parent),
-            Access::ReadWrite | Access::Package => match fs::openat(parent, name, flags | OFlags::RDWR, mode) {
-                // A program that runs cannot be opened for writing either.
-                Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY) => readable(parent),
-                opened => opened,
-            },
+            Access::ReadWrite | Access::Package => {
+                match fs::openat(parent, name, flags | OFlags::RDWR, mode) {
+                    // A program that runs cannot be opened for writing either.
+                    Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY) => readable(parent),
+                    opened => opened,
+                }
+            }
         };
         Ok(HostFile { fd: opened.map_err(status_of)?, access: self.access })
     }

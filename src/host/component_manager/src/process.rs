@@ -24,7 +24,8 @@ pub(crate) struct Launch {
 /// `NOT_FOUND` or `ACCESS_DENIED` for the executable, `NO_MEMORY`, `NO_RESOURCES`.
 pub(crate) fn spawn(launch: Launch) -> Result<(zx::Process, zx::Job), zx::Status> {
     let file = std::fs::File::open(&launch.executable)?;
-    let rights = zx::Rights::BASIC_RIGHTS | zx::Rights::READ | zx::Rights::EXECUTE | zx::Rights::MAP;
+    let rights =
+        zx::Rights::BASIC_RIGHTS | zx::Rights::READ | zx::Rights::EXECUTE | zx::Rights::MAP;
     let executable = zx::linux::vmo_from_file(OwnedFd::from(file), rights)?;
     let job = zx::Job::default_job().create_child_job()?;
     let name = launch.args.first().map_or("", String::as_str);

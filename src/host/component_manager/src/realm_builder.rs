@@ -13,7 +13,10 @@ use crate::moniker::Moniker;
 use crate::name::{Name, ParseError, RelativePath, Url};
 use crate::resolver::{Package, ResolveError, Resolved, Resolver};
 use crate::runner::{Elf, Runner};
-use fidl::endpoints::{ControlHandle, DiscoverableProtocolMarker, ProtocolMarker, RequestStream, ServerEnd, create_proxy};
+use fidl::endpoints::{
+    ControlHandle, DiscoverableProtocolMarker, ProtocolMarker, RequestStream, ServerEnd,
+    create_proxy,
+};
 use fidl_fuchsia_component as fcomponent;
 use fidl_fuchsia_component_runner as fcrunner;
 use fidl_fuchsia_io as fio;
@@ -72,7 +75,9 @@ impl LocalComponentHandles {
     ///
     /// # Errors
     /// `NOT_FOUND` where nothing is.
-    pub fn connect_to_protocol<P: DiscoverableProtocolMarker>(&self) -> Result<P::Proxy, zx::Status> {
+    pub fn connect_to_protocol<P: DiscoverableProtocolMarker>(
+        &self,
+    ) -> Result<P::Proxy, zx::Status> {
         let services = self.namespace.get("/svc").ok_or(zx::Status::NOT_FOUND)?;
         Ok(connect_at::<P>(services, P::PROTOCOL_NAME))
     }
@@ -135,13 +140,23 @@ impl Capability {
     /// A directory, which local components have and see at `path`.
     #[must_use]
     pub fn directory(name: &str, path: &str, rights: Rights) -> Self {
-        Self { kind: CapabilityType::Directory, name: name.to_owned(), path: Some(path.to_owned()), rights: Some(rights) }
+        Self {
+            kind: CapabilityType::Directory,
+            name: name.to_owned(),
+            path: Some(path.to_owned()),
+            rights: Some(rights),
+        }
     }
 
     /// Storage, which local components see at `path`.
     #[must_use]
     pub fn storage(name: &str, path: &str) -> Self {
-        Self { kind: CapabilityType::Storage, name: name.to_owned(), path: Some(path.to_owned()), rights: None }
+        Self {
+            kind: CapabilityType::Storage,
+            name: name.to_owned(),
+            path: Some(path.to_owned()),
+            rights: None,
+        }
     }
 }
 
@@ -166,8 +181,16 @@ impl RealmBuilder {
     #[must_use]
     pub fn new() -> Self {
         let logs = LogStore::default();
-        let builtins = Builtins::default().with_log_sink(logs.clone()).with_runner("elf", Rc::new(Elf));
-        Self { root: ComponentDecl::default(), components: HashMap::new(), locals: HashMap::new(), builtins, resolver: None, logs }
+        let builtins =
+            Builtins::default().with_log_sink(logs.clone()).with_runner("elf", Rc::new(Elf));
+        Self {
+            root: ComponentDecl::default(),
+            components: HashMap::new(),
+            locals: HashMap::new(),
+            builtins,
+            resolver: None,
+            logs,
+        }
     }
 
     /// Takes URLs that are not the realm's own to `resolver`.
@@ -201,12 +224,22 @@ impl RealmBuilder {
         Ok(())
     }
 
-    fn add(&mut self, name: &str, url: &str, startup: Startup) -> Result<ChildRef, RealmBuilderError> {
+    fn add(
+        &mut self,
+        name: &str,
+        url: &str,
+        startup: Startup,
+    ) -> Result<ChildRef, RealmBuilderError> {
         let name: Name = parse(name)?;
         if self.root.child(&name).is_some() {
             return Err(RealmBuilderError::ChildExists(name));
         }
-        self.root.children.push(ChildDecl { name: name.clone(), url: parse(url)?, startup, environment: None });
+        self.root.children.push(ChildDecl {
+            name: name.clone(),
+            url: parse(url)?,
+            startup,
+            environment: None,
+        });
         Ok(ChildRef(name))
     }
 
@@ -214,7 +247,12 @@ impl RealmBuilder {
     ///
     /// # Errors
     /// [`RealmBuilderError`]
-    pub fn add_child(&mut self, name: &str, url: &str, startup: Startup) -> Result<ChildRef, RealmBuilderError> {
+    pub fn add_child(
+        &mut self,
+        name: &str,
+        url: &str,
+        startup: Startup,
+    ) -> Result<ChildRef, RealmBuilderError> {
         self.add(name, url, startup)
     }
 
@@ -222,7 +260,12 @@ impl RealmBuilder {
     ///
     /// # Errors
     /// [`RealmBuilderError`]
-    pub fn add_child_from_manifest(&mut self, name: &str, manifest: &str, package: &Path) -> Result<ChildRef, RealmBuilderError> {
+    pub fn add_child_from_manifest(
+        &mut self,
+        name: &str,
+        manifest: &str,
+        package: &Path,
+    ) -> Result<ChildRef, RealmBuilderError> {
         let child = self.add(name, &own_url(name), Startup::Lazy)?;
         let decl = cml::compile(&format!("{name}.cml"), manifest, &NoIncludes)?;
         self.components.insert(name.to_owned(), (decl, Package::Directory(package.to_owned())));
@@ -233,7 +276,12 @@ impl RealmBuilder {
     ///
     /// # Errors
     /// [`RealmBuilderError`]
-    pub fn add_local_child<F, Fut>(&mut self, name: &str, run: F, startup: Startup) -> Result<ChildRef, RealmBuilderError>
+    pub fn add_local_child<F, Fut>(
+        &mut self,
+        name: &str,
+        run: F,
+        startup: Startup,
+    ) -> Result<ChildRef, RealmBuilderError>
     where
         F: Fn(LocalComponentHandles) -> Fut + 'static,
         Fut: Future<Output = anyhow::Result<()>> + 'static,
@@ -241,7 +289,8 @@ impl RealmBuilder {
         let child = self.add(name, &own_url(name), startup)?;
         let program = ProgramDecl { runner: Some(parse(RUNNER)?), ..Default::default() };
         let decl = ComponentDecl { program: Some(program), ..Default::default() };
-        self.components.insert(name.to_owned(), (decl, Package::Directory(PathBuf::from("/nonexistent"))));
+        self.components
+            .insert(name.to_owned(), (decl, Package::Directory(PathBuf::from("/nonexistent"))));
         self.locals.insert(name.to_owned(), Rc::new(move |handles| run(handles).boxed_local()));
         Ok(child)
     }
@@ -250,19 +299,27 @@ impl RealmBuilder {
     ///
     /// # Errors
     /// [`RealmBuilderError`]
-    pub fn add_route(&mut self, capability: &Capability, from: impl Into<Ref>, to: &[Ref]) -> Result<(), RealmBuilderError> {
+    pub fn add_route(
+        &mut self,
+        capability: &Capability,
+        from: impl Into<Ref>,
+        to: &[Ref],
+    ) -> Result<(), RealmBuilderError> {
         let from = from.into();
         let name: Name = parse(&capability.name)?;
         if let Ref::Child(child) = &from {
             self.provide(child, capability, &name)?;
         }
         let source = match &from {
-            Ref::Child(child) => Source::Child(ChildName { collection: None, name: child.0.clone() }),
+            Ref::Child(child) => {
+                Source::Child(ChildName { collection: None, name: child.0.clone() })
+            }
             Ref::Parent if capability.kind == CapabilityType::Storage => Source::Itself,
             Ref::Parent => Source::Parent,
         };
         for to in to {
-            let (rights, subdir, availability) = (None, RelativePath::default(), Availability::Required);
+            let (rights, subdir, availability) =
+                (None, RelativePath::default(), Availability::Required);
             match to {
                 Ref::Parent => self.root.exposes.push(ExposeDecl {
                     kind: capability.kind,
@@ -291,7 +348,12 @@ impl RealmBuilder {
         Ok(())
     }
 
-    fn provide(&mut self, child: &ChildRef, capability: &Capability, name: &Name) -> Result<(), RealmBuilderError> {
+    fn provide(
+        &mut self,
+        child: &ChildRef,
+        capability: &Capability,
+        name: &Name,
+    ) -> Result<(), RealmBuilderError> {
         let Some((decl, _)) = self.local_decl(child) else { return Ok(()) };
         if decl.capability(capability.kind, name).is_some() {
             return Ok(());
@@ -301,7 +363,11 @@ impl RealmBuilder {
             None => parse(&format!("/svc/{name}"))?,
         };
         decl.capabilities.push(match capability.kind {
-            CapabilityType::Directory => CapabilityDecl::Directory { name: name.clone(), path, rights: capability.rights.unwrap_or(Rights::READ) },
+            CapabilityType::Directory => CapabilityDecl::Directory {
+                name: name.clone(),
+                path,
+                rights: capability.rights.unwrap_or(Rights::READ),
+            },
             _ => CapabilityDecl::Protocol { name: name.clone(), path },
         });
         decl.exposes.push(ExposeDecl {
@@ -316,7 +382,12 @@ impl RealmBuilder {
         Ok(())
     }
 
-    fn consume(&mut self, child: &ChildRef, capability: &Capability, name: &Name) -> Result<(), RealmBuilderError> {
+    fn consume(
+        &mut self,
+        child: &ChildRef,
+        capability: &Capability,
+        name: &Name,
+    ) -> Result<(), RealmBuilderError> {
         let Some((decl, _)) = self.local_decl(child) else { return Ok(()) };
         let path = match &capability.path {
             Some(path) => parse(path)?,
@@ -350,12 +421,21 @@ impl RealmBuilder {
         let mut components = HashMap::new();
         let root_url: Url = parse(&own_url("root"))?;
         let package = Package::Directory(PathBuf::from("/nonexistent"));
-        let eager: Vec<_> = self.root.children.iter().filter(|child| child.startup == Startup::Eager).map(|child| child.name.clone()).collect();
+        let eager: Vec<_> = self
+            .root
+            .children
+            .iter()
+            .filter(|child| child.startup == Startup::Eager)
+            .map(|child| child.name.clone())
+            .collect();
         for (name, (decl, package)) in self.components {
             let url: Url = parse(&own_url(&name))?;
             components.insert(url.to_string(), Rc::new(Resolved { url, decl, package }));
         }
-        components.insert(root_url.to_string(), Rc::new(Resolved { url: root_url.clone(), decl: self.root, package }));
+        components.insert(
+            root_url.to_string(),
+            Rc::new(Resolved { url: root_url.clone(), decl: self.root, package }),
+        );
         let resolver = Rc::new(RealmResolver { components, outside: self.resolver });
         let builtins = self.builtins.with_runner(RUNNER, Rc::new(LocalRunner(self.locals)));
         let manager = Manager::new(root_url, resolver, builtins, self.logs);
@@ -385,7 +465,9 @@ impl Resolver for RealmResolver {
         match (self.components.get(&url.to_string()), &self.outside) {
             (Some(found), _) => Ok(Rc::clone(found)),
             (None, Some(outside)) if url.scheme() != SCHEME => outside.resolve(url),
-            (None, _) if url.scheme() == SCHEME => Err(ResolveError::PackageNotFound(url.package_name().to_owned())),
+            (None, _) if url.scheme() == SCHEME => {
+                Err(ResolveError::PackageNotFound(url.package_name().to_owned()))
+            }
             (None, _) => Err(ResolveError::UnknownScheme(url.scheme().to_owned())),
         }
     }
@@ -402,17 +484,28 @@ impl Runner for LocalRunner {
         info: fcrunner::ComponentStartInfo,
         controller: ServerEnd<fcrunner::ComponentControllerMarker>,
     ) {
-        let (Some(run), Some(outgoing_dir)) = (self.0.get(resolved.url.package_name()), info.outgoing_dir) else {
-            let status = zx::Status::from_raw(fcomponent::Error::InvalidArguments.into_primitive().cast_signed());
+        let (Some(run), Some(outgoing_dir)) =
+            (self.0.get(resolved.url.package_name()), info.outgoing_dir)
+        else {
+            let status = zx::Status::from_raw(
+                fcomponent::Error::InvalidArguments.into_primitive().cast_signed(),
+            );
             // A component manager that is gone needs no telling.
             let _gone = controller.close_with_epitaph(status);
             return;
         };
         let entries = info.ns.into_iter().flatten();
-        let namespace = entries.filter_map(|entry| Some((entry.path?, entry.directory?.into_proxy()))).collect();
+        let namespace = entries
+            .filter_map(|entry| Some((entry.path?, entry.directory?.into_proxy())))
+            .collect();
         let (stop, stopped) = oneshot::channel();
         let numbered_handles = info.numbered_handles.unwrap_or_default();
-        let handles = LocalComponentHandles { namespace, outgoing_dir, numbered_handles, stop: Some(stopped) };
+        let handles = LocalComponentHandles {
+            namespace,
+            outgoing_dir,
+            numbered_handles,
+            stop: Some(stopped),
+        };
         fasync::Task::local(control(moniker.clone(), run(handles), stop, controller)).detach();
     }
 }
@@ -431,7 +524,9 @@ async fn control(
             Either::Left((Ok(()), _)) => break zx::Status::OK,
             Either::Left((Err(error), _)) => {
                 tracing::warn!(%moniker, "A local component failed: {error:#}");
-                break zx::Status::from_raw(fcomponent::Error::InstanceDied.into_primitive().cast_signed());
+                break zx::Status::from_raw(
+                    fcomponent::Error::InstanceDied.into_primitive().cast_signed(),
+                );
             }
             Either::Right((Some(Ok(fcrunner::ComponentControllerRequest::Stop { .. })), _)) => {
                 // Who dropped the notifier does not want to be asked.
@@ -439,13 +534,18 @@ async fn control(
                     break zx::Status::OK;
                 }
             }
-            Either::Right((Some(Ok(fcrunner::ComponentControllerRequest::Kill { .. })), _)) => break zx::Status::OK,
+            Either::Right((Some(Ok(fcrunner::ComponentControllerRequest::Kill { .. })), _)) => {
+                break zx::Status::OK;
+            }
             Either::Right((Some(Ok(_)), _)) => {}
             Either::Right((Some(Err(_)) | None, _)) => return,
         }
     };
     drop(component);
-    let payload = fcrunner::ComponentStopInfo { termination_status: Some(status.into_raw()), ..Default::default() };
+    let payload = fcrunner::ComponentStopInfo {
+        termination_status: Some(status.into_raw()),
+        ..Default::default()
+    };
     // A component manager that is gone needs no telling.
     let _gone = control.send_on_stop(&payload);
     control.shutdown_with_epitaph(status);
@@ -454,7 +554,12 @@ async fn control(
 fn connect_at<P: ProtocolMarker>(directory: &fio::DirectoryProxy, path: &str) -> P::Proxy {
     let (proxy, server) = create_proxy::<P>();
     // A directory that is gone closes the channel, which its user sees.
-    let _gone = directory.open(path, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel());
+    let _gone = directory.open(
+        path,
+        fio::Flags::PROTOCOL_SERVICE,
+        &fio::Options::default(),
+        server.into_channel(),
+    );
     proxy
 }
 

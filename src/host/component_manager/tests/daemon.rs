@@ -53,7 +53,14 @@ impl World {
 
 fn open<P: DiscoverableProtocolMarker>(directory: &fio::DirectoryProxy) -> P::Proxy {
     let (proxy, server) = create_proxy::<P>();
-    directory.open(P::PROTOCOL_NAME, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    directory
+        .open(
+            P::PROTOCOL_NAME,
+            fio::Flags::PROTOCOL_SERVICE,
+            &fio::Options::default(),
+            server.into_channel(),
+        )
+        .unwrap();
     proxy
 }
 
@@ -71,7 +78,10 @@ fn kill(pid: i32, signal: Signal) {
 fn exists(pid: i32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie has ended; who reaps it is another matter.
-    state.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+    state
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
 async fn until_ended(pid: i32) {
@@ -162,7 +172,8 @@ impl vfs::file::File for Program {
     }
 
     fn backing_memory(&self, _flags: fio::VmoFlags) -> Result<zx::Vmo, zx::Status> {
-        let rights = zx::Rights::BASIC_RIGHTS | zx::Rights::READ | zx::Rights::MAP | zx::Rights::EXECUTE;
+        let rights =
+            zx::Rights::BASIC_RIGHTS | zx::Rights::READ | zx::Rights::MAP | zx::Rights::EXECUTE;
         zx::linux::vmo_from_file(self.0.try_clone()?.into(), rights)
     }
 
@@ -188,15 +199,25 @@ impl vfs::directory::Directory for Package {
     }
 }
 
-fn start_info(binary: &str, outgoing_dir: Option<fidl::endpoints::ServerEnd<fio::DirectoryMarker>>) -> fcrunner::ComponentStartInfo {
-    let program = vfs::file::entry(std::sync::Arc::new(Program(std::fs::File::open(PROGRAM).unwrap())), fio::INO_UNKNOWN);
+fn start_info(
+    binary: &str,
+    outgoing_dir: Option<fidl::endpoints::ServerEnd<fio::DirectoryMarker>>,
+) -> fcrunner::ComponentStartInfo {
+    let program = vfs::file::entry(
+        std::sync::Arc::new(Program(std::fs::File::open(PROGRAM).unwrap())),
+        fio::INO_UNKNOWN,
+    );
     let bin = vfs::directory::entry(std::sync::Arc::new(Package(program)), fio::INO_UNKNOWN);
     let (client, server) = create_endpoints::<fio::DirectoryMarker>();
     let scope = vfs::execution_scope::ExecutionScope::new();
     vfs::directory::serve(std::sync::Arc::new(Package(bin)), &scope, fio::RX_STAR_DIR, server);
     let value = fdata::DictionaryValue::Str(binary.to_owned());
     let entry = fdata::DictionaryEntry { key: "binary".to_owned(), value: Some(Box::new(value)) };
-    let package = fcrunner::ComponentNamespaceEntry { path: Some("/pkg".to_owned()), directory: Some(client), ..Default::default() };
+    let package = fcrunner::ComponentNamespaceEntry {
+        path: Some("/pkg".to_owned()),
+        directory: Some(client),
+        ..Default::default()
+    };
     fcrunner::ComponentStartInfo {
         program: Some(fdata::Dictionary { entries: Some(vec![entry]), ..Default::default() }),
         ns: Some(vec![package]),
@@ -216,20 +237,28 @@ async fn the_epitaph_of_a_controller_tells_how_it_ended() {
     let mut events = controller.take_event_stream();
     let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
     let path = format!("svc/{}", fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME);
-    outgoing.open(&path, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    outgoing
+        .open(&path, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel())
+        .unwrap();
     let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
     lifecycle.bind(server).unwrap();
     kill(pid_of(&guest).await, Signal::KILL);
     guest.on_closed().await.unwrap();
     let end = events.next().await.unwrap().unwrap_err();
     let died = zx::Status::from_raw(INSTANCE_DIED);
-    assert!(matches!(end, fidl::Error::ClientChannelClosed { status, .. } if status == died), "{end:?}");
+    assert!(
+        matches!(end, fidl::Error::ClientChannelClosed { status, .. } if status == died),
+        "{end:?}"
+    );
     // What cannot start says so in the same way.
     let (controller, server) = create_proxy::<fcrunner::ComponentControllerMarker>();
     let info = fcrunner::ComponentStartInfo { program: None, ..start_info("bin/echo", None) };
     runner.start(info, server).unwrap();
     let end = controller.take_event_stream().next().await.unwrap().unwrap_err();
-    assert!(matches!(end, fidl::Error::ClientChannelClosed { status: zx::Status::INVALID_ARGS, .. }), "{end:?}");
+    assert!(
+        matches!(end, fidl::Error::ClientChannelClosed { status: zx::Status::INVALID_ARGS, .. }),
+        "{end:?}"
+    );
     connection.control().shutdown().await.unwrap();
     world.until_gone().await;
 }
@@ -239,7 +268,15 @@ async fn what_fails_is_in_the_log_and_the_client_sees_its_channel_close() {
     let world = World::new();
     let connection = world.connect("60000");
     let (proxy, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    connection.exposed_dir().open("crash.Protocol", fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    connection
+        .exposed_dir()
+        .open(
+            "crash.Protocol",
+            fio::Flags::PROTOCOL_SERVICE,
+            &fio::Options::default(),
+            server.into_channel(),
+        )
+        .unwrap();
     proxy.on_closed().await.unwrap();
     while instance(&connection, "crash").await.termination_status == 0 {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
@@ -248,11 +285,23 @@ async fn what_fails_is_in_the_log_and_the_client_sees_its_channel_close() {
     while !logs(&connection, "crash").await.iter().any(|line| line.message == "about to end") {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
     }
-    let line = logs(&connection, "crash").await.into_iter().find(|line| line.message == "about to end").unwrap();
+    let line = logs(&connection, "crash")
+        .await
+        .into_iter()
+        .find(|line| line.message == "about to end")
+        .unwrap();
     assert_eq!(line.severity, 0x50);
     // What the root does not expose is not there.
     let (nothing, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    connection.exposed_dir().open("no.such.Protocol", fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    connection
+        .exposed_dir()
+        .open(
+            "no.such.Protocol",
+            fio::Flags::PROTOCOL_SERVICE,
+            &fio::Options::default(),
+            server.into_channel(),
+        )
+        .unwrap();
     nothing.on_closed().await.unwrap();
     connection.control().shutdown().await.unwrap();
 }
@@ -281,9 +330,15 @@ async fn a_second_one_does_not_start_and_both_clients_reach_the_first() {
             .map(|_| {
                 scope.spawn(|| {
                     let mut command = Command::new(PROGRAM);
-                    command.arg("component_manager").arg(world.runtime.path()).arg(world.data()).arg("60000");
+                    command
+                        .arg("component_manager")
+                        .arg(world.runtime.path())
+                        .arg(world.data())
+                        .arg("60000");
                     // What each thread has is a proxy of its own executor, so only that it worked is told.
-                    fasync::LocalExecutor::new().run_singlethreaded(async { Connection::connect_or_run(&world.runtime, &mut command).is_ok() })
+                    fasync::LocalExecutor::new().run_singlethreaded(async {
+                        Connection::connect_or_run(&world.runtime, &mut command).is_ok()
+                    })
                 })
             })
             .collect();

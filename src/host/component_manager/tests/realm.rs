@@ -40,12 +40,16 @@ async fn pid_of(lifecycle: &fvirtualization::GuestLifecycleProxy) -> Result<Stri
 }
 
 /// A fake of the echo component: a closure that counts its runs and says a fixed text.
-fn fake(runs: Rc<Cell<usize>>) -> impl Fn(LocalComponentHandles) -> futures::future::LocalBoxFuture<'static, anyhow::Result<()>> {
+fn fake(
+    runs: Rc<Cell<usize>>,
+) -> impl Fn(LocalComponentHandles) -> futures::future::LocalBoxFuture<'static, anyhow::Result<()>>
+{
     move |handles| {
         runs.set(runs.get() + 1);
         Box::pin(async move {
             let mut fs = ServiceFs::new_local();
-            fs.dir("svc").add_fidl_service(|stream: fvirtualization::GuestLifecycleRequestStream| stream);
+            fs.dir("svc")
+                .add_fidl_service(|stream: fvirtualization::GuestLifecycleRequestStream| stream);
             fs.serve_connection(handles.outgoing_dir)?;
             while let Some(mut stream) = fs.next().await {
                 while let Some(Ok(request)) = stream.next().await {
@@ -68,7 +72,13 @@ async fn a_fake_starts_on_first_use_and_again_after_its_end() {
     let runs = Rc::new(Cell::new(0));
     let mut builder = RealmBuilder::new();
     let child = builder.add_local_child("fake", fake(Rc::clone(&runs)), Startup::Lazy).unwrap();
-    builder.add_route(&Capability::protocol::<fvirtualization::GuestLifecycleMarker>(), &child, &[Ref::Parent]).unwrap();
+    builder
+        .add_route(
+            &Capability::protocol::<fvirtualization::GuestLifecycleMarker>(),
+            &child,
+            &[Ref::Parent],
+        )
+        .unwrap();
     let realm = builder.build().unwrap();
     assert_eq!(runs.get(), 0);
     for run in 1..=3 {
@@ -85,8 +95,20 @@ async fn a_process_is_stopped_by_its_lifecycle_and_starts_again() {
     let package = package();
     let mut builder = RealmBuilder::new();
     let echo = builder.add_child_from_manifest("echo", ECHO, package.path()).unwrap();
-    builder.add_route(&Capability::protocol_by_name("fuchsia.logger.LogSink"), Ref::Parent, &[Ref::from(&echo)]).unwrap();
-    builder.add_route(&Capability::protocol::<fvirtualization::GuestLifecycleMarker>(), &echo, &[Ref::Parent]).unwrap();
+    builder
+        .add_route(
+            &Capability::protocol_by_name("fuchsia.logger.LogSink"),
+            Ref::Parent,
+            &[Ref::from(&echo)],
+        )
+        .unwrap();
+    builder
+        .add_route(
+            &Capability::protocol::<fvirtualization::GuestLifecycleMarker>(),
+            &echo,
+            &[Ref::Parent],
+        )
+        .unwrap();
     let realm = builder.build().unwrap();
     let lifecycle = realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
     let first = pid_of(&lifecycle).await.unwrap();
@@ -145,30 +167,57 @@ const PARENT: &str = "{
 struct Relative(std::path::PathBuf);
 
 impl component_manager::resolver::Resolver for Relative {
-    fn resolve(&self, url: &component_manager::name::Url) -> Result<Rc<component_manager::resolver::Resolved>, component_manager::resolver::ResolveError> {
+    fn resolve(
+        &self,
+        url: &component_manager::name::Url,
+    ) -> Result<Rc<component_manager::resolver::Resolved>, component_manager::resolver::ResolveError>
+    {
         use component_manager::resolver::{Package, ResolveError, Resolved};
         let text = match url.resource().as_str() {
             "meta/parent.cm" => PARENT,
             "meta/echo.cm" => ECHO,
             _ => return Err(ResolveError::PackageNotFound(url.to_string())),
         };
-        let decl = component_manager::cml::compile("t.cml", text, &component_manager::cml::NoIncludes).map_err(|error| ResolveError::InvalidManifest(Rc::new(error)))?;
-        Ok(Rc::new(Resolved { url: url.clone(), decl, package: Package::Directory(self.0.clone()) }))
+        let decl =
+            component_manager::cml::compile("t.cml", text, &component_manager::cml::NoIncludes)
+                .map_err(|error| ResolveError::InvalidManifest(Rc::new(error)))?;
+        Ok(Rc::new(Resolved {
+            url: url.clone(),
+            decl,
+            package: Package::Directory(self.0.clone()),
+        }))
     }
 }
 
-async fn with_collections(package: &Path) -> (component_manager::realm_builder::RealmInstance, fcomponent::RealmProxy) {
+async fn with_collections(
+    package: &Path,
+) -> (component_manager::realm_builder::RealmInstance, fcomponent::RealmProxy) {
     let mut builder = RealmBuilder::new().with_resolver(Rc::new(Relative(package.to_owned())));
-    let parent = builder.add_child("parent", "fuchsia-pkg://fuchsia.com/test#meta/parent.cm", Startup::Lazy).unwrap();
-    builder.add_route(&Capability::protocol_by_name("fuchsia.logger.LogSink"), Ref::Parent, &[Ref::from(&parent)]).unwrap();
-    builder.add_route(&Capability::protocol::<fcomponent::RealmMarker>(), &parent, &[Ref::Parent]).unwrap();
+    let parent = builder
+        .add_child("parent", "fuchsia-pkg://fuchsia.com/test#meta/parent.cm", Startup::Lazy)
+        .unwrap();
+    builder
+        .add_route(
+            &Capability::protocol_by_name("fuchsia.logger.LogSink"),
+            Ref::Parent,
+            &[Ref::from(&parent)],
+        )
+        .unwrap();
+    builder
+        .add_route(&Capability::protocol::<fcomponent::RealmMarker>(), &parent, &[Ref::Parent])
+        .unwrap();
     let realm = builder.build().unwrap();
     let proxy = realm.connect_to_protocol::<fcomponent::RealmMarker>();
     (realm, proxy)
 }
 
 fn child(name: &str, url: &str) -> fdecl::Child {
-    fdecl::Child { name: Some(name.to_owned()), url: Some(url.to_owned()), startup: Some(fdecl::StartupMode::Lazy), ..Default::default() }
+    fdecl::Child {
+        name: Some(name.to_owned()),
+        url: Some(url.to_owned()),
+        startup: Some(fdecl::StartupMode::Lazy),
+        ..Default::default()
+    }
 }
 
 fn collection(name: &str) -> fdecl::CollectionRef {
@@ -184,13 +233,24 @@ async fn children_are_made_reached_listed_and_destroyed() {
     let package = package();
     let (realm, proxy) = with_collections(package.path()).await;
     let args = fcomponent::CreateChildArgs::default;
-    proxy.create_child(&collection("devices"), &child("one", "#meta/echo.cm"), args()).await.unwrap().unwrap();
+    proxy
+        .create_child(&collection("devices"), &child("one", "#meta/echo.cm"), args())
+        .await
+        .unwrap()
+        .unwrap();
     let id = realm.manager().tree().find(&"parent/devices:one".parse().unwrap()).unwrap();
     assert!(realm.manager().running().contains(&id), "single-run children start at once");
     let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
     proxy.open_exposed_dir(&reference("devices", "one"), server).await.unwrap().unwrap();
     let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    exposed.open("fuchsia.virtualization.GuestLifecycle", fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    exposed
+        .open(
+            "fuchsia.virtualization.GuestLifecycle",
+            fio::Flags::PROTOCOL_SERVICE,
+            &fio::Options::default(),
+            server.into_channel(),
+        )
+        .unwrap();
     pid_of(&lifecycle).await.unwrap();
     let (iterator, server) = create_proxy::<fcomponent::ChildIteratorMarker>();
     proxy.list_children(&collection("devices"), server).await.unwrap().unwrap();
@@ -207,11 +267,26 @@ async fn children_are_made_reached_listed_and_destroyed() {
 async fn a_single_run_child_that_ends_is_destroyed() {
     let package = package();
     let (realm, proxy) = with_collections(package.path()).await;
-    proxy.create_child(&collection("devices"), &child("one", "#meta/echo.cm"), fcomponent::CreateChildArgs::default()).await.unwrap().unwrap();
+    proxy
+        .create_child(
+            &collection("devices"),
+            &child("one", "#meta/echo.cm"),
+            fcomponent::CreateChildArgs::default(),
+        )
+        .await
+        .unwrap()
+        .unwrap();
     let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
     proxy.open_exposed_dir(&reference("devices", "one"), server).await.unwrap().unwrap();
     let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    exposed.open("fuchsia.virtualization.GuestLifecycle", fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel()).unwrap();
+    exposed
+        .open(
+            "fuchsia.virtualization.GuestLifecycle",
+            fio::Flags::PROTOCOL_SERVICE,
+            &fio::Options::default(),
+            server.into_channel(),
+        )
+        .unwrap();
     lifecycle.stop().await.unwrap();
     exposed.on_closed().await.unwrap();
     let (_again, server) = create_proxy::<fio::DirectoryMarker>();
@@ -225,22 +300,57 @@ async fn the_realm_answers_with_the_documented_errors() {
     let package = package();
     let (realm, proxy) = with_collections(package.path()).await;
     let args = fcomponent::CreateChildArgs::default;
-    let create = async |place: &str, decl: fdecl::Child| proxy.create_child(&collection(place), &decl, args()).await.unwrap().unwrap_err();
-    assert_eq!(create("nowhere", child("a", "#meta/echo.cm")).await, fcomponent::Error::CollectionNotFound);
-    assert_eq!(create("lazy", child("a b", "#meta/echo.cm")).await, fcomponent::Error::InvalidArguments);
+    let create = async |place: &str, decl: fdecl::Child| {
+        proxy.create_child(&collection(place), &decl, args()).await.unwrap().unwrap_err()
+    };
+    assert_eq!(
+        create("nowhere", child("a", "#meta/echo.cm")).await,
+        fcomponent::Error::CollectionNotFound
+    );
+    assert_eq!(
+        create("lazy", child("a b", "#meta/echo.cm")).await,
+        fcomponent::Error::InvalidArguments
+    );
     assert_eq!(create("lazy", child("a", "no url")).await, fcomponent::Error::InvalidArguments);
     assert_eq!(create("lazy", fdecl::Child::default()).await, fcomponent::Error::InvalidArguments);
-    assert_eq!(create("lazy", fdecl::Child { environment: Some("e".to_owned()), ..child("a", "#meta/echo.cm") }).await, fcomponent::Error::InvalidArguments);
-    assert_eq!(create("devices", child("a", "#meta/none.cm")).await, fcomponent::Error::InstanceCannotResolve);
-    proxy.create_child(&collection("lazy"), &child("a", "#meta/echo.cm"), args()).await.unwrap().unwrap();
-    assert_eq!(create("lazy", child("a", "#meta/echo.cm")).await, fcomponent::Error::InstanceAlreadyExists);
-    proxy.create_child(&collection("lazy"), &child("bad", "#meta/none.cm"), args()).await.unwrap().unwrap();
+    assert_eq!(
+        create(
+            "lazy",
+            fdecl::Child { environment: Some("e".to_owned()), ..child("a", "#meta/echo.cm") }
+        )
+        .await,
+        fcomponent::Error::InvalidArguments
+    );
+    assert_eq!(
+        create("devices", child("a", "#meta/none.cm")).await,
+        fcomponent::Error::InstanceCannotResolve
+    );
+    proxy
+        .create_child(&collection("lazy"), &child("a", "#meta/echo.cm"), args())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        create("lazy", child("a", "#meta/echo.cm")).await,
+        fcomponent::Error::InstanceAlreadyExists
+    );
+    proxy
+        .create_child(&collection("lazy"), &child("bad", "#meta/none.cm"), args())
+        .await
+        .unwrap()
+        .unwrap();
     let (_exposed, server) = create_proxy::<fio::DirectoryMarker>();
     let unresolved = proxy.open_exposed_dir(&reference("lazy", "bad"), server).await.unwrap();
     assert_eq!(unresolved, Err(fcomponent::Error::InstanceCannotResolve));
-    assert_eq!(proxy.destroy_child(&reference("lazy", "b")).await.unwrap(), Err(fcomponent::Error::InstanceNotFound));
+    assert_eq!(
+        proxy.destroy_child(&reference("lazy", "b")).await.unwrap(),
+        Err(fcomponent::Error::InstanceNotFound)
+    );
     let (_iterator, server) = create_proxy::<fcomponent::ChildIteratorMarker>();
-    assert_eq!(proxy.list_children(&collection("nowhere"), server).await.unwrap(), Err(fcomponent::Error::CollectionNotFound));
+    assert_eq!(
+        proxy.list_children(&collection("nowhere"), server).await.unwrap(),
+        Err(fcomponent::Error::CollectionNotFound)
+    );
     realm.destroy().await;
 }
 
@@ -248,7 +358,15 @@ async fn the_realm_answers_with_the_documented_errors() {
 async fn an_execution_controller_tells_the_end() {
     let package = package();
     let (realm, proxy) = with_collections(package.path()).await;
-    proxy.create_child(&collection("lazy"), &child("a", "#meta/echo.cm"), fcomponent::CreateChildArgs::default()).await.unwrap().unwrap();
+    proxy
+        .create_child(
+            &collection("lazy"),
+            &child("a", "#meta/echo.cm"),
+            fcomponent::CreateChildArgs::default(),
+        )
+        .await
+        .unwrap()
+        .unwrap();
     let (controller, server) = create_proxy::<fcomponent::ControllerMarker>();
     proxy.open_controller(&reference("lazy", "a"), server).await.unwrap().unwrap();
     assert_eq!(controller.is_started().await.unwrap(), Ok(false));
@@ -257,7 +375,11 @@ async fn an_execution_controller_tells_the_end() {
     assert_eq!(controller.is_started().await.unwrap(), Ok(true));
     let mut events = execution.take_event_stream();
     execution.stop().unwrap();
-    let Some(Ok(fcomponent::ExecutionControllerEvent::OnStop { stopped_payload })) = events.next().await else { panic!("no OnStop") };
+    let Some(Ok(fcomponent::ExecutionControllerEvent::OnStop { stopped_payload })) =
+        events.next().await
+    else {
+        panic!("no OnStop")
+    };
     assert_eq!(stopped_payload.status, Some(0));
     realm.destroy().await;
 }
@@ -276,7 +398,10 @@ async fn storage_is_each_components_own_and_rights_are_kept() {
             async move {
                 let tmp = handles.directory("/tmp").unwrap();
                 let (file, server) = create_proxy::<fio::FileMarker>();
-                let flags = fio::Flags::PROTOCOL_FILE | fio::Flags::FLAG_MUST_CREATE | fio::Flags::PERM_WRITE_BYTES | fio::Flags::PERM_READ_BYTES;
+                let flags = fio::Flags::PROTOCOL_FILE
+                    | fio::Flags::FLAG_MUST_CREATE
+                    | fio::Flags::PERM_WRITE_BYTES
+                    | fio::Flags::PERM_READ_BYTES;
                 tmp.open("file", flags, &fio::Options::default(), server.into_channel())?;
                 let written = file.write(name.as_bytes()).await?.map_err(zx::Status::from_raw)?;
                 sender.unbounded_send((name, written))?;
@@ -284,7 +409,9 @@ async fn storage_is_each_components_own_and_rights_are_kept() {
             }
         };
         let child = builder.add_local_child(name, run, Startup::Eager).unwrap();
-        builder.add_route(&Capability::storage("tmp", "/tmp"), Ref::Parent, &[Ref::from(&child)]).unwrap();
+        builder
+            .add_route(&Capability::storage("tmp", "/tmp"), Ref::Parent, &[Ref::from(&child)])
+            .unwrap();
         children.push(child);
     }
     let realm = builder.build().unwrap();
@@ -302,14 +429,23 @@ async fn a_directory_gives_no_more_rights_than_its_route() {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("file"), "text").unwrap();
     let (sender, mut seen) = futures::channel::mpsc::unbounded();
-    let mut builder = RealmBuilder::new().with_builtins(|builtins| builtins.with_directory("files", files.path()));
+    let mut builder = RealmBuilder::new()
+        .with_builtins(|builtins| builtins.with_directory("files", files.path()));
     let run = move |handles: LocalComponentHandles| {
         let sender = sender.clone();
         async move {
             let directory = handles.directory("/files").unwrap();
-            for (flags, name) in [(fio::Flags::PERM_READ_BYTES, "read"), (fio::Flags::PERM_READ_BYTES | fio::Flags::PERM_WRITE_BYTES, "write")] {
+            for (flags, name) in [
+                (fio::Flags::PERM_READ_BYTES, "read"),
+                (fio::Flags::PERM_READ_BYTES | fio::Flags::PERM_WRITE_BYTES, "write"),
+            ] {
                 let (file, server) = create_proxy::<fio::FileMarker>();
-                directory.open("file", flags | fio::Flags::PROTOCOL_FILE, &fio::Options::default(), server.into_channel())?;
+                directory.open(
+                    "file",
+                    flags | fio::Flags::PROTOCOL_FILE,
+                    &fio::Options::default(),
+                    server.into_channel(),
+                )?;
                 let bytes = file.read(16).await.ok().and_then(Result::ok);
                 sender.unbounded_send((name, bytes))?;
             }

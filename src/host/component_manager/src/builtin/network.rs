@@ -78,7 +78,8 @@ impl Network {
             .collect();
         events.push_back(finterfaces::Event::Idle(finterfaces::Empty {}));
         let mut requests = server.into_stream();
-        while let Some(Ok(finterfaces::WatcherRequest::Watch { responder })) = requests.next().await {
+        while let Some(Ok(finterfaces::WatcherRequest::Watch { responder })) = requests.next().await
+        {
             while events.is_empty() {
                 let now = self.read();
                 events.extend(changes(&known, &now));
@@ -100,7 +101,9 @@ impl Network {
         let v6 = default_routes_v6(&text(&self.proc.join("net/ipv6_route")));
         let mut interfaces = Interfaces::new();
         for entry in std::fs::read_dir(self.sys.join("class/net")).into_iter().flatten().flatten() {
-            let (path, Ok(name)) = (entry.path(), entry.file_name().into_string()) else { continue };
+            let (path, Ok(name)) = (entry.path(), entry.file_name().into_string()) else {
+                continue;
+            };
             let Ok(id) = text(&path.join("ifindex")).trim().parse::<u64>() else { continue };
             let flags = text(&path.join("flags"));
             let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
@@ -109,7 +112,11 @@ impl Network {
                 class: class(&path, flags),
                 default_v4: v4.contains(&name),
                 default_v6: v6.contains(&name),
-                addresses: addresses.iter().filter(|(at, _)| *at == id).map(|(_, subnet)| *subnet).collect(),
+                addresses: addresses
+                    .iter()
+                    .filter(|(at, _)| *at == id)
+                    .map(|(_, subnet)| *subnet)
+                    .collect(),
                 name,
             };
             interfaces.insert(id, interface);
@@ -153,7 +160,8 @@ fn default_routes_v4(table: &str) -> Vec<String> {
 fn default_routes_v6(table: &str) -> Vec<String> {
     let line = |line: &str| -> Option<String> {
         let columns: Vec<_> = line.split_whitespace().collect();
-        let default = columns.first()?.bytes().all(|digit| digit == b'0') && *columns.get(1)? == "00";
+        let default =
+            columns.first()?.bytes().all(|digit| digit == b'0') && *columns.get(1)? == "00";
         columns.get(9).filter(|name| default && **name != "lo").map(|name| (*name).to_owned())
     };
     table.lines().filter_map(line).collect()
@@ -161,7 +169,12 @@ fn default_routes_v6(table: &str) -> Vec<String> {
 
 /// Every address with the number of its interface, from the kernel.
 fn addresses() -> Result<Vec<(u64, fnet::Subnet)>, rustix::io::Errno> {
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, netlink::ROUTE)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        netlink::ROUTE,
+    )?;
     let mut request = Vec::with_capacity(24);
     request.extend(24_u32.to_ne_bytes());
     request.extend(RTM_GETADDR.to_ne_bytes());
@@ -197,7 +210,8 @@ fn parse(mut messages: &[u8], into: &mut Vec<(u64, fnet::Subnet)>) -> bool {
 
 /// `struct ifaddrmsg` and its attributes. Of two addresses the local one is ours, the other the peer's.
 fn address(body: &[u8]) -> Option<(u64, fnet::Subnet)> {
-    let (&[family, prefix_len, _, _, a, b, c, d], mut attributes) = body.split_first_chunk::<8>()?;
+    let (&[family, prefix_len, _, _, a, b, c, d], mut attributes) =
+        body.split_first_chunk::<8>()?;
     let mut found: Option<&[u8]> = None;
     while let Some((&[low, high, kind_low, kind_high], _)) = attributes.split_first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([low, high]));
@@ -243,7 +257,9 @@ fn changes(before: &Interfaces, now: &Interfaces) -> Vec<finterfaces::Event> {
     for (id, interface) in now {
         match before.get(id) {
             None => events.push(finterfaces::Event::Added(properties(*id, interface))),
-            Some(old) if old != interface => events.push(finterfaces::Event::Changed(properties(*id, interface))),
+            Some(old) if old != interface => {
+                events.push(finterfaces::Event::Changed(properties(*id, interface)))
+            }
             Some(_) => {}
         }
     }
@@ -267,11 +283,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         add(root.path(), "lo", &[("ifindex", "1\n"), ("flags", "0x49\n")]);
         add(root.path(), "eth0", &[("ifindex", "2\n"), ("flags", "0x1043\n"), ("device", "")]);
-        add(root.path(), "wlan0", &[("ifindex", "3\n"), ("flags", "0x1003\n"), ("device", ""), ("wireless", "")]);
+        add(
+            root.path(),
+            "wlan0",
+            &[("ifindex", "3\n"), ("flags", "0x1003\n"), ("device", ""), ("wireless", "")],
+        );
         add(root.path(), "tap0", &[("ifindex", "4\n"), ("flags", "0x1003\n")]);
         add(root.path(), "bad", &[("ifindex", "no number")]);
         let interfaces = Network::new(root.path(), "/nonexistent").read();
-        let seen: Vec<_> = interfaces.iter().map(|(id, i)| (*id, i.name.as_str(), i.online, i.class)).collect();
+        let seen: Vec<_> =
+            interfaces.iter().map(|(id, i)| (*id, i.name.as_str(), i.online, i.class)).collect();
         let device = finterfaces::PortClass::Device;
         assert_eq!(
             seen,
@@ -282,7 +303,8 @@ mod tests {
                 (4, "tap0", false, device(PortClass::Virtual)),
             ]
         );
-        let fewer: Interfaces = interfaces.iter().filter(|(id, _)| **id != 4).map(|(id, i)| (*id, i.clone())).collect();
+        let fewer: Interfaces =
+            interfaces.iter().filter(|(id, _)| **id != 4).map(|(id, i)| (*id, i.clone())).collect();
         assert_eq!(changes(&interfaces, &fewer), [finterfaces::Event::Removed(4)]);
         assert!(matches!(changes(&fewer, &interfaces).as_slice(), [finterfaces::Event::Added(_)]));
     }

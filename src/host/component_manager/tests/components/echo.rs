@@ -12,7 +12,9 @@ use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 pub(crate) async fn run() -> anyhow::Result<()> {
     println!("INFO echo runs");
     if let Some(handle) = take_startup_handle(HandleType::Lifecycle.into()) {
-        let mut stream = fidl::endpoints::ServerEnd::<flifecycle::LifecycleMarker>::new(handle.into()).into_stream();
+        let mut stream =
+            fidl::endpoints::ServerEnd::<flifecycle::LifecycleMarker>::new(handle.into())
+                .into_stream();
         fasync::Task::local(async move {
             if let Some(Ok(flifecycle::LifecycleRequest::Stop { .. })) = stream.next().await {
                 println!("INFO echo was asked to stop");
@@ -33,7 +35,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 async fn serve_lifecycle(mut stream: fvirtualization::GuestLifecycleRequestStream) {
     while let Some(Ok(request)) = stream.next().await {
         match request {
-            fvirtualization::GuestLifecycleRequest::Bind { guest, .. } => fasync::Task::local(serve_guest(guest.into_stream())).detach(),
+            fvirtualization::GuestLifecycleRequest::Bind { guest, .. } => {
+                fasync::Task::local(serve_guest(guest.into_stream())).detach()
+            }
             fvirtualization::GuestLifecycleRequest::Stop { responder } => {
                 let _gone = responder.send();
                 std::process::exit(0);

@@ -43,7 +43,9 @@ fn main() -> anyhow::Result<()> {
 
 /// `component_manager RUNTIME_DIRECTORY DATA_DIRECTORY IDLE_MILLISECONDS`
 fn component_manager(arguments: Vec<String>) -> anyhow::Result<()> {
-    let [_, runtime, data, idle] = arguments.as_slice() else { anyhow::bail!("RUNTIME_DIRECTORY DATA_DIRECTORY IDLE_MILLISECONDS are wanted") };
+    let [_, runtime, data, idle] = arguments.as_slice() else {
+        anyhow::bail!("RUNTIME_DIRECTORY DATA_DIRECTORY IDLE_MILLISECONDS are wanted")
+    };
     daemon::run(daemon::Options {
         runtime_directory: RuntimeDirectory::at(Path::new(runtime))?,
         executable: std::env::current_exe()?,

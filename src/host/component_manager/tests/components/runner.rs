@@ -17,7 +17,12 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     fs.take_and_serve_directory_handle()?;
     while let Some(mut stream) = fs.next().await {
         fasync::Task::local(async move {
-            while let Some(Ok(fcrunner::ComponentRunnerRequest::Start { start_info, controller, .. })) = stream.next().await {
+            while let Some(Ok(fcrunner::ComponentRunnerRequest::Start {
+                start_info,
+                controller,
+                ..
+            })) = stream.next().await
+            {
                 fasync::Task::local(start(start_info, controller)).detach();
             }
         })
@@ -26,7 +31,10 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(info: fcrunner::ComponentStartInfo, controller: ServerEnd<fcrunner::ComponentControllerMarker>) {
+async fn start(
+    info: fcrunner::ComponentStartInfo,
+    controller: ServerEnd<fcrunner::ComponentControllerMarker>,
+) {
     match make_process(info).await {
         Ok((process, job)) => control(&process, &job, controller).await,
         Err(status) => {
@@ -43,7 +51,9 @@ fn binary(info: &fcrunner::ComponentStartInfo) -> Option<String> {
     }
 }
 
-async fn make_process(info: fcrunner::ComponentStartInfo) -> Result<(zx::Process, zx::Job), zx::Status> {
+async fn make_process(
+    info: fcrunner::ComponentStartInfo,
+) -> Result<(zx::Process, zx::Job), zx::Status> {
     let binary = binary(&info).ok_or(zx::Status::INVALID_ARGS)?;
     let mut namespace = Vec::new();
     let mut executable = None;
@@ -53,8 +63,16 @@ async fn make_process(info: fcrunner::ComponentStartInfo) -> Result<(zx::Process
             let package = directory.into_proxy();
             let flags = fio::PERM_READABLE | fio::PERM_EXECUTABLE;
             let (file, server) = fidl::endpoints::create_proxy::<fio::FileMarker>();
-            package.open(&binary, flags & fio::Flags::from_bits_truncate(0x1f) | fio::Flags::PROTOCOL_FILE, &fio::Options::default(), server.into_channel()).map_err(|_| zx::Status::PEER_CLOSED)?;
-            let memory = file.get_backing_memory(fio::VmoFlags::READ | fio::VmoFlags::EXECUTE).await;
+            package
+                .open(
+                    &binary,
+                    flags & fio::Flags::from_bits_truncate(0x1f) | fio::Flags::PROTOCOL_FILE,
+                    &fio::Options::default(),
+                    server.into_channel(),
+                )
+                .map_err(|_| zx::Status::PEER_CLOSED)?;
+            let memory =
+                file.get_backing_memory(fio::VmoFlags::READ | fio::VmoFlags::EXECUTE).await;
             let memory = memory.map_err(|error| match error {
                 fidl::Error::ClientChannelClosed { status, .. } => status,
                 _ => zx::Status::INTERNAL,
@@ -71,7 +89,8 @@ async fn make_process(info: fcrunner::ComponentStartInfo) -> Result<(zx::Process
         builder.add_namespace_entry(&path, directory.into_channel());
     }
     if let Some(outgoing) = info.outgoing_dir {
-        builder.add_handle(HandleType::DirectoryRequest.into(), outgoing.into_channel().into_handle());
+        builder
+            .add_handle(HandleType::DirectoryRequest.into(), outgoing.into_channel().into_handle());
     }
     for handle in info.numbered_handles.unwrap_or_default() {
         builder.add_raw_handle(handle.id, handle.handle);
@@ -79,7 +98,11 @@ async fn make_process(info: fcrunner::ComponentStartInfo) -> Result<(zx::Process
     Ok((builder.spawn()?, job))
 }
 
-async fn control(process: &zx::Process, job: &zx::Job, controller: ServerEnd<fcrunner::ComponentControllerMarker>) {
+async fn control(
+    process: &zx::Process,
+    job: &zx::Job,
+    controller: ServerEnd<fcrunner::ComponentControllerMarker>,
+) {
     let mut requests = controller.into_stream();
     let control = requests.control_handle();
     let mut asked = false;

@@ -12,6 +12,7 @@ mod merge;
 mod package;
 mod package_config;
 mod problems;
+mod qcow_chain;
 
 mod runner;
 mod state;
@@ -45,7 +46,8 @@ enum Incoming {
 /// Where the namespace lacks the guest's package, or there is no outgoing directory to serve.
 pub async fn run() -> anyhow::Result<()> {
     let (package, server) = create_proxy::<fio::DirectoryMarker>();
-    let flags = fio::PERM_READABLE | fio::PERM_WRITABLE | fio::Flags::PROTOCOL_DIRECTORY;
+    let flags =
+        fio::PERM_READABLE | fio::Flags::PERM_INHERIT_WRITE | fio::Flags::PROTOCOL_DIRECTORY;
     namespace::open(PACKAGE_PATH, flags, server.into_channel())
         .with_context(|| format!("Opening {PACKAGE_PATH}"))?;
     let host = HostResources { memory: zx::system_get_physmem(), cpus: zx::system_get_num_cpus() };

@@ -1,6 +1,7 @@
 //! A guest package: the directory with `data/guest.cfg` and what that names.
 
 use crate::package_config::{BlockFormat, BlockOption, PackageConfig};
+use crate::qcow_chain::open_chain;
 use fidl::endpoints::{ClientEnd, Proxy as _, create_proxy};
 use fidl_fuchsia_io as fio;
 use fidl_fuchsia_virtualization as fvirt;
@@ -86,11 +87,13 @@ async fn open_block(
         fvirt::BlockMode::ReadWrite => fio::PERM_READABLE | fio::PERM_WRITABLE,
         fvirt::BlockMode::ReadOnly | fvirt::BlockMode::VolatileWrite => fio::PERM_READABLE,
     };
-    let file = open(package, &option.path, flags).await?;
     let format = match option.format {
-        BlockFormat::File => fvirt::BlockFormat::File(file),
-        BlockFormat::Qcow => fvirt::BlockFormat::Qcow(file.into_channel()),
-        BlockFormat::Block => fvirt::BlockFormat::Block(ClientEnd::new(file.into_channel())),
+        BlockFormat::File => fvirt::BlockFormat::File(open(package, &option.path, flags).await?),
+        BlockFormat::Qcow => open_chain(package, &option.path, flags).await?,
+        BlockFormat::Block => {
+            let file = open(package, &option.path, flags).await?;
+            fvirt::BlockFormat::Block(ClientEnd::new(file.into_channel()))
+        }
     };
     Ok(fvirt::BlockSpec { id: option.device_id(), mode: option.mode, format })
 }
@@ -106,7 +109,7 @@ async fn open_optional(
 }
 
 /// Opens a file and makes sure that it is there: an `Open` alone tells of a failure only by closing the channel later.
-async fn open(
+pub(crate) async fn open(
     package: &fio::DirectoryProxy,
     path: &str,
     flags: fio::Flags,
@@ -126,7 +129,7 @@ async fn open(
     Ok(ClientEnd::new(channel.into_zx_channel()))
 }
 
-fn open_proxy(
+pub(crate) fn open_proxy(
     package: &fio::DirectoryProxy,
     path: &str,
     flags: fio::Flags,
@@ -140,7 +143,7 @@ fn open_proxy(
 }
 
 /// A channel that the file server closed says why by its epitaph.
-fn closed(path: &str, error: fidl::Error) -> PackageError {
+pub(crate) fn closed(path: &str, error: fidl::Error) -> PackageError {
     let path = path.to_owned();
     match error {
         fidl::Error::ClientChannelClosed { status, .. } => PackageError::Open { path, status },

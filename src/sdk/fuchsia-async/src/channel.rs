@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use crate::on_signals::OnSignalsRef;
 use crate::rwhandle::RWHandle;
@@ -90,11 +90,7 @@ impl Channel {
         context: &mut Context<'_>,
         read: impl FnOnce(&zx::Channel) -> Result<(), zx::Status>,
     ) -> Poll<Result<(), zx::Status>> {
-        ready!(self.0.poll_readable(context));
-        match read(self.0.get_ref()) {
-            Err(zx::Status::SHOULD_WAIT) => self.0.need_readable(context),
-            result => Poll::Ready(result),
-        }
+        self.0.poll_message(context, read)
     }
 
     /// Waits for a message and reads it into `buf`.

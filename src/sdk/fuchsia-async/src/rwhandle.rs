@@ -1,8 +1,8 @@
 //! Readiness of objects that are read and written: channels, sockets.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::task::AtomicWaker;
 
@@ -37,6 +37,57 @@ impl Direction {
     }
 }
 
+/// How messages have come so far: one at a time, as in calls that are answered, or several.
+///
+/// Only guesses follow from it, so that its parts may be seen in any order.
+#[derive(Default)]
+struct History {
+    /// Since a wait last ended.
+    reads: AtomicU8,
+    /// How many waits in a row have brought a single message.
+    singles: AtomicU8,
+}
+
+/// So many waits in a row must have brought a single message before the next one is expected to.
+const SINGLES: u8 = 4;
+
+/// Every so many guesses one is put to the test.
+const PROBE: u8 = 32;
+
+impl History {
+    fn found(&self) {
+        let reads = self.reads.load(Ordering::Relaxed);
+        self.reads.store(reads.saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn found_nothing(&self) {
+        match self.reads.swap(0, Ordering::Relaxed) {
+            0 => {}
+            1 => self.another_single(),
+            _ => self.singles.store(0, Ordering::Relaxed),
+        }
+    }
+
+    fn another_single(&self) {
+        let singles = self.singles.load(Ordering::Relaxed);
+        self.singles.store(singles.checked_add(1).unwrap_or(SINGLES), Ordering::Relaxed);
+    }
+
+    /// Whether it is not worth while to look for another message.
+    fn expects_nothing(&self) -> bool {
+        let singles = self.singles.load(Ordering::Relaxed);
+        if self.reads.load(Ordering::Relaxed) != 1
+            || singles < SINGLES
+            || singles.is_multiple_of(PROBE)
+        {
+            return false;
+        }
+        self.reads.store(0, Ordering::Relaxed);
+        self.another_single();
+        true
+    }
+}
+
 /// A kernel object with the signals `OBJECT_READABLE`, `OBJECT_WRITABLE` and `OBJECT_PEER_CLOSED`, and what is known of them.
 ///
 /// Reading and writing are tried first and waited for only after they failed, and while a wait is under way
@@ -45,6 +96,7 @@ pub struct RWHandle<T> {
     handle: T,
     executor: EHandle,
     read: ReceiverRegistration<Direction>,
+    history: History,
     /// Not every object is waited for in this direction.
     write: OnceLock<ReceiverRegistration<Direction>>,
 }
@@ -57,7 +109,7 @@ impl<T: AsHandleRef> RWHandle<T> {
     pub fn new(handle: T) -> Self {
         let executor = EHandle::local();
         let read = executor.register_receiver(Arc::new(Direction::default()));
-        RWHandle { handle, executor, read, write: OnceLock::new() }
+        RWHandle { handle, executor, read, history: History::default(), write: OnceLock::new() }
     }
 
     /// The object.
@@ -80,6 +132,34 @@ impl<T: AsHandleRef> RWHandle<T> {
     /// Pending while it is known that a read would find nothing.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         self.read.poll_ready(context)
+    }
+
+    /// Reads one message with `read`, which says `SHOULD_WAIT` when there is none, or waits for it.
+    ///
+    /// Where messages come one at a time, as requests do from a client that waits for each answer, the read that would find
+    /// nothing after each is left out, and the wait begun at once: it ends at once if there is something after all.
+    ///
+    /// # Errors
+    /// Those of `read` and of [`RWHandle::need_readable`].
+    pub fn poll_message<R>(
+        &self,
+        context: &mut Context<'_>,
+        read: impl FnOnce(&T) -> Result<R, zx::Status>,
+    ) -> Poll<Result<R, zx::Status>> {
+        ready!(self.poll_readable(context));
+        if !self.history.expects_nothing() {
+            match read(&self.handle) {
+                Err(zx::Status::SHOULD_WAIT) => self.history.found_nothing(),
+                result => {
+                    self.history.found();
+                    return Poll::Ready(result);
+                }
+            }
+        }
+        match ready!(self.need_readable(context)) {
+            Ok(()) => Poll::Pending,
+            Err(status) => Poll::Ready(Err(status)),
+        }
     }
 
     /// Waits for something to read after a read found nothing.
@@ -173,5 +253,51 @@ impl<T: AsHandleRef> RWHandle<T> {
 impl<T: std::fmt::Debug> std::fmt::Debug for RWHandle<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.handle.fmt(formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_messages_are_expected_once_they_are_the_rule() {
+        let history = History::default();
+        for _ in 0..SINGLES {
+            assert!(!history.expects_nothing());
+            history.found();
+            assert!(!history.expects_nothing());
+            history.found_nothing();
+        }
+        // Before the first message after a wait one always looks.
+        assert!(!history.expects_nothing());
+        history.found();
+        assert!(history.expects_nothing());
+    }
+
+    #[test]
+    fn a_guess_is_put_to_the_test_and_given_up() {
+        let history = History::default();
+        let mut guesses = 0;
+        for _ in 0..1000 {
+            history.found();
+            if history.expects_nothing() {
+                guesses += 1;
+            } else {
+                history.found_nothing();
+            }
+        }
+        assert!((900..990).contains(&guesses), "{guesses}");
+        // Two messages where one was expected, as soon as one looks.
+        for _ in 0..2 * usize::from(PROBE) {
+            history.found();
+            if !history.expects_nothing() {
+                history.found();
+                history.found_nothing();
+                break;
+            }
+        }
+        history.found();
+        assert!(!history.expects_nothing());
     }
 }

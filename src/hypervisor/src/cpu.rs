@@ -163,7 +163,8 @@ impl Cpu {
         Ok(cpu)
     }
 
-    fn start_long_mode(&mut self, entry: u64) {
+    /// 64-bit mode with flat segments and CR3 = 0.
+    pub(crate) fn start_long_mode(&mut self, entry: u64) {
         let state = &mut *self.state;
         state.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::PG;
         state.cr4 = cr4::PAE;
@@ -283,14 +284,14 @@ impl Cpu {
         };
         if data {
             let writable = mapping.allows(self, Access { kind: AccessKind::Write, ..access });
-            let watched = self.guest.translated.get(mapping.gpa >> 12);
+            let write = writable && self.guest.code.may_store_inline(mapping.gpa >> 12);
             self.tlb.insert(
                 view,
                 &Fill {
                     va,
                     gpa: mapping.gpa & !0xfff,
                     host: host as u64 & !0xfff,
-                    write: writable && !watched,
+                    write,
                     global: mapping.global,
                     page_size: mapping.page_size,
                 },
@@ -302,7 +303,7 @@ impl Cpu {
     /// To be called before Rust code writes guest RAM, inside one page: code translated from there becomes stale.
     #[inline]
     pub(crate) fn before_store(&mut self, gpa: u64, len: usize) {
-        if self.guest.translated.get(gpa >> 12) {
+        if self.guest.code.is_watched(gpa >> 12) {
             self.translator.before_store(&self.guest, gpa, len);
         }
     }

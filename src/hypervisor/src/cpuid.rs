@@ -70,12 +70,12 @@ const LEAF7_EBX_AVX2: u32 = 1 << 5;
 const LEAF7_ECX: u32 = bits([8, 9, 10, 22]);
 /// Leaf 7 EDX: FSRM.
 const LEAF7_EDX: u32 = 1 << 4;
-/// Leaf 7.1 EAX: AVX-VNNI, FZRM, FSRS, FSRCS, AVX-IFMA.
-const LEAF7_1_EAX: u32 = bits([4, 10, 11, 12, 23]);
-/// Leaf 0xd.1 EAX: XSAVEOPT, XGETBV with ECX = 1. The compacted format is not offered.
-const LEAF_D1_EAX: u32 = 0x5;
-/// Leaf 0x80000001 ECX: LAHF, ABM, SSE4A, MISALIGNSSE, 3DNOWPREFETCH, TOPOEXT.
-const EXTENDED1_ECX: u32 = bits([0, 5, 6, 7, 8, 22]);
+/// Leaf 7.1 EAX: FZRM, FSRS, FSRCS.
+const LEAF7_1_EAX: u32 = bits([10, 11, 12]);
+/// Leaf 0xd.1 EAX: XSAVEOPT. The compacted format is not offered.
+const LEAF_D1_EAX: u32 = 0x1;
+/// Leaf 0x80000001 ECX: LAHF, ABM, MISALIGNSSE, 3DNOWPREFETCH, TOPOEXT.
+const EXTENDED1_ECX: u32 = bits([0, 5, 7, 8, 22]);
 /// Leaf 0x80000001 EDX: SYSCALL, NX, MMXEXT, 1 GiB pages, RDTSCP, LM. The AMD copies of leaf 1 bits are added.
 const EXTENDED1_EDX: u32 = bits([11, 20, 22, 26, 27, 29]);
 /// Leaf 1 EDX bits that AMD repeats in leaf 0x80000001 EDX.

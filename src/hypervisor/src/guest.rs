@@ -3,6 +3,7 @@
 //! Guest-physical memory is one flat reservation of host address space, so the host address of a byte of RAM is
 //! `ram_base + gpa`. Whether a page *is* RAM is a bit in a bitmap; a page without that bit is a trap or open bus.
 
+use crate::code_map::CodeMap;
 use crate::debug::Debugger;
 use crate::error::Error;
 use crate::page_bitmap::PageBitmap;
@@ -93,8 +94,8 @@ pub struct Guest {
     device_events: AtomicU64,
     pub(crate) alarm_clock: AlarmClock,
     pub(crate) debugger: Debugger,
-    #[doc(hidden)]
-    pub(crate) translated: PageBitmap,
+    /// Which vCPUs translated code from which bytes.
+    pub(crate) code: CodeMap,
 }
 
 // SAFETY: `base` is the address of a mapping that lives as long as the guest. Guest memory is shared by nature; every
@@ -128,7 +129,7 @@ impl Guest {
             device_events: AtomicU64::new(0),
             alarm_clock: AlarmClock::new(),
             debugger: Debugger::default(),
-            translated: PageBitmap::new(PHYSICAL_PAGES as usize)?,
+            code: CodeMap::new(PHYSICAL_PAGES as usize)?,
         }))
     }
 

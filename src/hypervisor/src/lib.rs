@@ -11,6 +11,7 @@ pub mod tlb;
 pub mod translator;
 
 mod apic;
+mod code_map;
 mod cpu;
 mod cpuid;
 mod debug;

@@ -184,7 +184,11 @@ fn write_place(cpu: &mut Cpu, place: &Place, bytes: &[u8]) -> Result<(), Fault> 
         Place::Bell { key, sink, gpa } => {
             cpu.stats.bells += 1;
             cpu.guest.count_device_event();
-            sink.ring(*key, *gpa).map_err(|_| Fault::BellClosed)
+            // The receiver may keep us waiting; other vCPUs need not wait with us.
+            cpu.remote.code.park(true);
+            let rung = sink.ring(*key, *gpa);
+            cpu.remote.code.park(false);
+            rung.map_err(|_| Fault::BellClosed)
         }
         Place::Open => Ok(()),
     }

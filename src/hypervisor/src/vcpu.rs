@@ -1,6 +1,7 @@
 //! The vCPU: its remote control, and the run loop that turns events into guest execution and exits.
 
 use crate::apic;
+use crate::code_map::CodeMailbox;
 use crate::cpu::{Cpu, StateBox, StateMemory};
 use crate::debug::{DebugPort, StopCause, StopEvent};
 use crate::error::Error;
@@ -16,7 +17,7 @@ use crate::translator::{self, RunExit};
 use rustix::thread::futex;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The side of a vCPU that other threads hold.
 pub struct VcpuRemote {
@@ -29,6 +30,7 @@ pub struct VcpuRemote {
     /// The whole TLB is to be dropped before the guest runs on.
     flush: AtomicBool,
     pub(crate) debug: DebugPort,
+    pub(crate) code: CodeMailbox,
 }
 
 impl VcpuRemote {
@@ -63,12 +65,18 @@ impl VcpuRemote {
 
     /// Sets attention bits and wakes the vCPU's thread if it sleeps.
     pub(crate) fn request_attention(&self, bits: Attention) {
-        let word = self.state.attention();
-        word.fetch_or(bits.bits(), Ordering::SeqCst);
+        let word = self.note_attention(bits);
         if self.sleeping.load(Ordering::SeqCst) {
             // A failure would mean a bad address, and the word lives as long as `self`.
             let _ = futex::wake(word, futex::Flags::PRIVATE, 1);
         }
+    }
+
+    /// Sets attention bits without waking the vCPU's thread.
+    pub(crate) fn note_attention(&self, bits: Attention) -> &AtomicU32 {
+        let word = self.state.attention();
+        word.fetch_or(bits.bits(), Ordering::SeqCst);
+        word
     }
 
     /// Sleeps until an attention bit is set or `deadline` (CLOCK_MONOTONIC nanoseconds) has come.
@@ -129,6 +137,7 @@ impl Vcpu {
             sleeping: AtomicBool::new(false),
             flush: AtomicBool::new(false),
             debug: DebugPort::default(),
+            code: CodeMailbox::new(),
         });
         minimize_timer_slack();
         let cpu = Box::new(Cpu::new(Arc::clone(guest), state, Arc::clone(&remote), entry)?);
@@ -189,12 +198,16 @@ impl Vcpu {
         }
         // An input that the monitor did not answer reads as open bus.
         interp::io::abandon_input(&mut self.cpu);
-        loop {
+        translator::after_sleep(&mut self.cpu);
+        let result = loop {
             if let Next::Return(result) = self.step() {
-                self.count(&result);
-                return result;
+                break result;
             }
-        }
+        };
+        // Requests of other vCPUs come before what the monitor does next, such as passing on an interrupt.
+        translator::before_sleep(&mut self.cpu);
+        self.count(&result);
+        result
     }
 
     /// One turn of the run loop: events, then sleep or execution.
@@ -434,5 +447,6 @@ impl Vcpu {
 impl Drop for Vcpu {
     fn drop(&mut self) {
         self.cpu.guest.alarm_clock.cancel(self.cpu.apic.id());
+        self.cpu.guest.code.forget(self.cpu.apic.id());
     }
 }

@@ -597,8 +597,8 @@ fn extended_control(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
     require(cpu.state.cr4 & cr4::OSXSAVE != 0)?;
     let index = cpu.state.gpr[gpr::RCX] as u32;
     if instruction.mnemonic() == Mnemonic::Xgetbv {
-        // Index 1 is XCR0 & XINUSE; every enabled component may be in use (SDM vol. 1 §13.6).
-        if index > 1 {
+        // Index 1 (XINUSE) is a feature that CPUID does not offer.
+        if index != 0 {
             return Err(Exception::gp(0).into());
         }
         let value = cpu.state.xcr0;

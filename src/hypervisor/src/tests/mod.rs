@@ -5,4 +5,5 @@ mod exceptions;
 mod machine;
 mod modes;
 mod paging;
+mod smp;
 mod vcpu;

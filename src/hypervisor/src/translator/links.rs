@@ -135,6 +135,7 @@ pub(super) fn flush(cpu: &mut Cpu) {
     translator.return_stack.reset(translator.stubs.underflow);
     translator.counters.flushes += 1;
     cpu.tlb.forget_code();
+    cpu.guest.code.forget(cpu.remote.id());
     // A thunk drops its return address, which is of no use any more, on the way out.
     cpu.state.return_stack = cpu.translator.return_stack.top() - 8;
     cpu.stats.cache_flushes += 1;

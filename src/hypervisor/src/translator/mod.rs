@@ -168,7 +168,7 @@ impl Translator {
 
     /// Must be called before Rust code on this vCPU stores to `size` bytes of guest RAM at `gpa`, within one page.
     pub(crate) fn before_store(&mut self, guest: &Guest, gpa: u64, size: usize) {
-        if guest.translated.get(gpa >> 12) {
+        if guest.code.is_watched(gpa >> 12) {
             self.code_writes.push((gpa, size));
         }
     }

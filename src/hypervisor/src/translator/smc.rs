@@ -7,13 +7,21 @@
 
 use super::cache::{BlockId, CodePage, Region, RegionId};
 use super::links;
+use crate::code_map::{self, CodeRequest};
 use crate::cpu::Cpu;
 use crate::guest::Guest;
 
 /// Watches the page at `gpa` from now on: before its bytes are read for translation.
 pub(super) fn watch(cpu: &mut Cpu, gpa: u64) {
-    if !cpu.guest.translated.set(gpa >> 12, true) {
+    let page = gpa >> 12;
+    let id = cpu.remote.id();
+    if cpu.guest.code.watch(page, id) {
         cpu.tlb.protect(gpa);
+        let vcpus = cpu.guest.vcpus();
+        code_map::protect_elsewhere(&vcpus, page, id);
+        if vcpus.len() == 1 {
+            cpu.guest.code.inline_stores_ended(page);
+        }
     }
     let guest = &cpu.guest;
     cpu.translator.cache.pages.entry(gpa >> 12).or_insert_with(|| {
@@ -61,6 +69,7 @@ fn mark(cpu: &mut Cpu, block: BlockId, gpa: u64, len: usize) {
     }
     page.mark(offset, len);
     page.blocks.push(block);
+    guest.code.depend(gpa, len);
 }
 
 /// A hash of one 64-byte line of a page of RAM.
@@ -81,7 +90,6 @@ fn hash_line(guest: &Guest, page: u64, line: usize) -> u64 {
 /// Drops the page's blocks if a device changed what they were made from.
 pub(super) fn check_page(cpu: &mut Cpu, gpa: u64) {
     let events = cpu.guest.device_events();
-    let guest = &cpu.guest;
     let Some(page) = cpu.translator.cache.pages.get_mut(&(gpa >> 12)) else {
         return;
     };
@@ -89,29 +97,43 @@ pub(super) fn check_page(cpu: &mut Cpu, gpa: u64) {
         return;
     }
     page.checked_at = events;
+    recheck(cpu, gpa >> 12);
+}
+
+/// Drops the blocks of page number `number` if its bytes are not what they were made from.
+fn recheck(cpu: &mut Cpu, number: u64) {
+    let Some(page) = cpu.translator.cache.pages.get(&number) else {
+        return;
+    };
     let lines = (0..64).filter(|&line| page.bytes[line] != 0);
-    let hash = lines.fold(0, |hash, line| hash ^ hash_line(guest, gpa & !0xfff, line));
+    let hash = lines.fold(0, |hash, line| hash ^ hash_line(&cpu.guest, number << 12, line));
     if hash != page.hash {
-        drop_page(cpu, gpa >> 12);
+        drop_page(cpu, number);
     }
 }
 
-/// True if a store of `size` bytes at `gpa` changes bytes that some block of this vCPU was made from.
+/// True if a store of `size` bytes at `gpa` changes bytes that code of some vCPU was made from.
 pub(super) fn hits_code(cpu: &Cpu, gpa: u64, size: usize) -> bool {
-    cpu.guest.translated.get(gpa >> 12)
-        && cpu
-            .translator
-            .cache
-            .pages
-            .get(&(gpa >> 12))
-            .is_some_and(|page| page.overlaps((gpa & 0xfff) as usize, size))
+    cpu.guest.code.is_watched(gpa >> 12) && cpu.guest.code.users(gpa, size) != 0
 }
 
-/// Acts on stores by Rust code; true if a block was dropped.
+/// True if a store changes bytes that some block of this vCPU was made from.
+fn hits_own_code(cpu: &Cpu, gpa: u64, size: usize) -> bool {
+    let page = cpu.translator.cache.pages.get(&(gpa >> 12));
+    page.is_some_and(|page| page.overlaps((gpa & 0xfff) as usize, size))
+}
+
+/// Acts on stores by Rust code, here and on other vCPUs; true if a block was dropped here.
 pub(super) fn drain(cpu: &mut Cpu) -> bool {
     let mut changed = false;
     while let Some((gpa, size)) = cpu.translator.code_writes.pop() {
-        if hits_code(cpu, gpa, size) {
+        let others = cpu.guest.code.users(gpa, size) & !(1 << cpu.remote.id());
+        if others != 0 {
+            for vcpu in cpu.guest.vcpus().iter().filter(|vcpu| others >> vcpu.id() & 1 != 0) {
+                vcpu.post(CodeRequest::Stored { gpa, len: size });
+            }
+        }
+        if hits_own_code(cpu, gpa, size) {
             drop_page(cpu, gpa >> 12);
             changed = true;
         }
@@ -126,18 +148,47 @@ fn drop_page(cpu: &mut Cpu, page: u64) {
     for block in dropped.blocks {
         links::invalidate(cpu, block);
     }
-    cpu.guest.translated.set(page, false);
+    cpu.guest.code.unwatch(page, cpu.remote.id());
 }
 
 /// Acts on requests of other vCPUs.
 pub(crate) fn serve_requests(cpu: &mut Cpu) {
     drain(cpu);
+    let batch = cpu.remote.code.take();
+    if batch.overflow {
+        cpu.flush_tlb();
+        let pages: Vec<u64> = cpu.translator.cache.pages.keys().copied().collect();
+        for page in pages {
+            recheck(cpu, page);
+        }
+    }
+    for &request in &batch.requests {
+        match request {
+            CodeRequest::Protect { page, .. } => cpu.tlb.protect(page << 12),
+            CodeRequest::Recheck { page } => recheck(cpu, page),
+            CodeRequest::Stored { gpa, len } if hits_own_code(cpu, gpa, len) => drop_page(cpu, gpa >> 12),
+            CodeRequest::Stored { .. } => {}
+        }
+    }
+    cpu.remote.code.answer(&batch);
+    // Stores up to now may have gone unnoticed by the one who asked.
+    for request in batch.requests {
+        if let CodeRequest::Protect { page, from: Some(from) } = request
+            && let Some(vcpu) = cpu.guest.vcpus().iter().find(|vcpu| vcpu.id() == from)
+        {
+            vcpu.post(CodeRequest::Recheck { page });
+        }
+    }
 }
 
-/// The vCPU's thread is about to sleep.
-pub(crate) fn before_sleep(_cpu: &mut Cpu) {}
+/// The vCPU's thread is about to sleep or to leave the guest: nobody need wait for it.
+pub(crate) fn before_sleep(cpu: &mut Cpu) {
+    serve_requests(cpu);
+    cpu.remote.code.park(true);
+}
 
-/// The vCPU's thread is awake again.
+/// The vCPU's thread is back.
 pub(crate) fn after_sleep(cpu: &mut Cpu) {
+    cpu.remote.code.park(false);
     serve_requests(cpu);
 }

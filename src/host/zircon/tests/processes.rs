@@ -1,0 +1,240 @@
+//! Everything that crosses a process: startup handles, death, signals, bells, leaks. The program runs its tests one after
+//! another and starts itself again for the other sides.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+#[path = "processes/children.rs"]
+mod children;
+#[path = "processes/guests.rs"]
+mod guests;
+#[path = "processes/support.rs"]
+mod support;
+
+use fuchsia_zircon_types::*;
+use support::*;
+use zircon::linux;
+use zircon::*;
+
+/// Type of the startup handles that the tests use: `PA_USER0`, with a number as its argument.
+const USER: u32 = 0xf0;
+const NAMESPACE_DIR: u32 = 0x20;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if let Some(role) = arguments.next().and_then(|argument| argument.strip_prefix("child=").map(str::to_owned)) {
+        return children::run(&role);
+    }
+    let tests: [(&str, fn()); 12] = [
+        ("startup_handles_and_exit_code", startup_handles_and_exit_code),
+        ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
+        ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
+        ("a_message_in_flight_outlives_its_sender", a_message_in_flight_outlives_its_sender),
+        ("killing_a_process_kills_what_it_started", killing_a_process_kills_what_it_started),
+        ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
+        ("signals_cross_processes", signals_cross_processes),
+        ("calls_cross_processes", calls_cross_processes),
+        ("a_missing_program_is_an_error_and_leaks_nothing", a_missing_program_is_an_error_and_leaks_nothing),
+        ("nothing_leaks", nothing_leaks),
+        ("bells_ring_in_another_process", guests::bells_ring_in_another_process),
+        ("a_guest_runs_and_exits", guests::a_guest_runs_and_exits),
+    ];
+    let filter = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
+    for (name, test) in tests {
+        if filter.as_ref().is_none_or(|filter| name.contains(filter.as_str())) {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+}
+
+fn startup_handles_and_exit_code() {
+    let (near, far) = channel();
+    let options = linux::SpawnOptions {
+        argv: vec!["name".into(), "child=echo".into()],
+        env: vec![("GREETING".into(), "hello".into())],
+        cwd: Some("/".into()),
+        handles: vec![(USER, far), (NAMESPACE_DIR | 1 << 16, event())],
+        names: vec!["/svc".into(), "/pkg".into()],
+        ..Default::default()
+    };
+    let process = linux::spawn(options).unwrap();
+    let (report, _) = read_when_ready(near);
+    assert_eq!(String::from_utf8(report).unwrap(), "name hello / [240, 65568] [\"/svc\", \"/pkg\"]");
+    write(near, b"ping", &[]);
+    assert_eq!(read_when_ready(near).0, b"ping");
+    assert_eq!(process_info(process).flags, ZX_INFO_PROCESS_FLAG_STARTED);
+    close(near);
+    wait(process, ZX_PROCESS_TERMINATED);
+    let info = process_info(process);
+    assert_eq!((info.return_code, info.flags & ZX_INFO_PROCESS_FLAG_EXITED), (7, ZX_INFO_PROCESS_FLAG_EXITED));
+    close(process);
+}
+
+fn more_startup_handles_than_a_message_holds() {
+    let (near, far) = channel();
+    let mut handles = vec![(USER, far)];
+    handles.extend((1..150).map(|number| (USER | number << 16, event())));
+    let process = spawn("echo", handles);
+    let (report, _) = read_when_ready(near);
+    assert_eq!(String::from_utf8(report).unwrap().matches(", ").count(), 149);
+    close(near);
+    wait(process, ZX_PROCESS_TERMINATED);
+    close(process);
+}
+
+fn a_killed_process_closes_its_ends() {
+    let (near, far) = channel();
+    let (pair, other) = create_pair(zx_eventpair_create, 0);
+    let (stream, end) = create_pair(zx_socket_create, ZX_SOCKET_STREAM);
+    let process = spawn("hold", vec![(USER, far), (USER | 1 << 16, other), (USER | 2 << 16, end)]);
+    assert_eq!(read_when_ready(near).0, b"ready");
+    assert_eq!(signals(pair) & ZX_EVENTPAIR_PEER_CLOSED, 0);
+    // As from outside: not through the handle.
+    let pid = linux::process_id(process).unwrap();
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    wait(near, ZX_CHANNEL_PEER_CLOSED);
+    wait(pair, ZX_EVENTPAIR_PEER_CLOSED);
+    wait(stream, ZX_SOCKET_PEER_CLOSED);
+    wait(process, ZX_PROCESS_TERMINATED);
+    assert_eq!(process_info(process).return_code, ZX_TASK_RETCODE_SYSCALL_KILL);
+    [near, pair, stream, process].into_iter().for_each(close);
+}
+
+fn a_message_in_flight_outlives_its_sender() {
+    let (near, far) = channel();
+    let process = spawn("leave", vec![(USER, far)]);
+    wait(process, ZX_PROCESS_TERMINATED);
+    let (bytes, handles) = read_when_ready(near);
+    assert_eq!(bytes, b"testament");
+    let mut data = [0; 5];
+    // SAFETY: the buffer has five bytes.
+    assert_eq!(unsafe { zx_vmo_read(handles[0], data.as_mut_ptr(), 0, 5) }, ZX_OK);
+    assert_eq!(&data, b"goods");
+    // A channel that the message carried within a channel.
+    let (nested, _) = read_when_ready(handles[1]);
+    assert_eq!(nested, b"nested");
+    handles.into_iter().chain([near, process]).for_each(close);
+}
+
+fn killing_a_process_kills_what_it_started() {
+    let (near, far) = channel();
+    let (pair, other) = create_pair(zx_eventpair_create, 0);
+    let process = spawn("parent", vec![(USER, far), (USER | 1 << 16, other)]);
+    assert_eq!(read_when_ready(near).0, b"ready");
+    assert_eq!(signals(pair) & ZX_EVENTPAIR_PEER_CLOSED, 0);
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
+    // Only the grandchild holds the other side.
+    wait(pair, ZX_EVENTPAIR_PEER_CLOSED);
+    [near, pair, process].into_iter().for_each(close);
+}
+
+fn killing_a_job_ends_its_processes() {
+    let parent = linux::job_default().unwrap();
+    let mut job = 0;
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_job_create(parent, 0, &mut job) }, ZX_OK);
+    assert_ne!(signals(job) & ZX_JOB_NO_PROCESSES, 0);
+    let start = |role: &str| {
+        let (near, far) = channel();
+        let argv = vec!["test".into(), format!("child={role}").into()];
+        let options = linux::SpawnOptions { argv, handles: vec![(USER, far)], job, ..Default::default() };
+        let process = linux::spawn(options).unwrap();
+        assert_eq!(read_when_ready(near).0, b"ready");
+        (near, process)
+    };
+    let members = [start("hold"), start("shell")];
+    assert_eq!(signals(job) & ZX_JOB_NO_PROCESSES, 0);
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(job) }, ZX_OK);
+    for (near, process) in members {
+        wait(process, ZX_PROCESS_TERMINATED);
+        // Also what was started by other means and holds the descriptors: all ends are closed.
+        wait(near, ZX_CHANNEL_PEER_CLOSED);
+        close(near);
+        close(process);
+    }
+    wait(job, ZX_JOB_TERMINATED);
+    let options = linux::SpawnOptions { argv: vec!["test".into()], job, ..Default::default() };
+    assert_eq!(linux::spawn(options).unwrap_err().0, ZX_ERR_BAD_STATE);
+    close(job);
+    close(parent);
+}
+
+fn signals_cross_processes() {
+    let (near, far) = channel();
+    let event = event();
+    let process = spawn("signal", vec![(USER, far), (USER | 1 << 16, duplicate(event))]);
+    let port = port();
+    for round in 0..100 {
+        let signal = if round % 2 == 0 { ZX_EVENT_SIGNALED } else { ZX_USER_SIGNAL_2 };
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_wait_async(event, port, round, signal, 0) }, ZX_OK);
+        write(near, &signal.to_ne_bytes(), &[]);
+        let packet = next_packet(port);
+        assert_eq!(packet.key, round);
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_signal(event, signal, 0) }, ZX_OK);
+    }
+    [near, event, process, port].into_iter().for_each(close);
+}
+
+fn calls_cross_processes() {
+    let (near, far) = channel();
+    let process = spawn("echo", vec![(USER, far)]);
+    read_when_ready(near);
+    let threads: Vec<_> = (0..4_u8)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                for round in 0..200_u8 {
+                    let reply = call(near, &[0, 0, 0, 0, thread, round]);
+                    assert_eq!(reply[4..], [thread, round]);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let large: Vec<u8> = (0..65536_u32).map(|number| number as u8).collect();
+    assert_eq!(call(near, &large)[4..], large[4..]);
+    close(near);
+    wait(process, ZX_PROCESS_TERMINATED);
+    close(process);
+}
+
+fn a_missing_program_is_an_error_and_leaks_nothing() {
+    let spawn = || {
+        let program = linux::Program::Path("/nonexistent/program".into());
+        let handles = vec![(USER, event())];
+        linux::spawn(linux::SpawnOptions { program, argv: vec!["x".into()], handles, ..Default::default() })
+    };
+    assert_eq!(spawn().unwrap_err().0, ZX_ERR_NOT_FOUND);
+    let before = (open_fds(), linux::handle_count());
+    assert_eq!(spawn().unwrap_err().0, ZX_ERR_NOT_FOUND);
+    assert_eq!((open_fds(), linux::handle_count()), before);
+}
+
+fn nothing_leaks() {
+    let exercise = || {
+        let (near, far) = channel();
+        let port = port();
+        let process = spawn("echo", vec![(USER, far)]);
+        read_when_ready(near);
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_wait_async(near, port, 1, ZX_CHANNEL_READABLE, 0) }, ZX_OK);
+        let (one, other) = channel();
+        write(near, b"x", &[event(), event(), one]);
+        assert_eq!(next_packet(port).key, 1);
+        let (_, handles) = read_when_ready(near);
+        assert_eq!(handles.len(), 3);
+        handles.into_iter().for_each(close);
+        close(near);
+        wait(process, ZX_PROCESS_TERMINATED);
+        process_info(process);
+        [other, process, port].into_iter().for_each(close);
+    };
+    exercise();
+    settle();
+    let before = open_fds();
+    (0..10).for_each(|_| exercise());
+    settle();
+    assert_eq!(open_fds(), before);
+}

@@ -1,0 +1,77 @@
+//! The other sides.
+
+use crate::support::*;
+use fuchsia_zircon_types::*;
+use zircon::linux;
+use zircon::*;
+
+pub fn run(role: &str) {
+    let startup = linux::take_startup_handles().unwrap();
+    let near = startup.handles[0].1;
+    let second = startup.handles.get(1).map_or(0, |handle| handle.1);
+    match role {
+        "echo" => echo(near, &startup),
+        "hold" => hold(near),
+        "leave" => leave(near),
+        "parent" => {
+            let (report, far) = channel();
+            spawn("hold", vec![(0xf0, far), (0x1_00f0, second)]);
+            read_when_ready(report);
+            hold(near);
+        }
+        "shell" => {
+            // A child that is none of this crate's, and its child.
+            let child = std::process::Command::new("sh").args(["-c", "sleep 1000 & sleep 1000"]).spawn();
+            assert!(child.is_ok());
+            hold(near);
+        }
+        "signal" => signal(near, second),
+        "bells" => crate::guests::answer_bells(near, second),
+        _ => panic!("no role {role}"),
+    }
+}
+
+fn echo(near: zx_handle_t, startup: &linux::StartupHandles) {
+    let name = std::env::args().next().unwrap();
+    let greeting = std::env::var("GREETING").unwrap_or_default();
+    let cwd = std::env::current_dir().unwrap();
+    let ids: Vec<u32> = startup.handles.iter().map(|handle| handle.0).collect();
+    let report = format!("{name} {greeting} {} {ids:?} {:?}", cwd.display(), startup.names);
+    write(near, report.as_bytes(), &[]);
+    loop {
+        wait(near, ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED);
+        match read(near) {
+            Ok((bytes, handles)) => write(near, &bytes, &handles),
+            Err(ZX_ERR_PEER_CLOSED) => break,
+            Err(status) => assert_eq!(status, ZX_ERR_SHOULD_WAIT),
+        }
+    }
+    // SAFETY: always safe.
+    unsafe { zx_process_exit(7) };
+}
+
+fn hold(near: zx_handle_t) {
+    write(near, b"ready", &[]);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn leave(near: zx_handle_t) {
+    let vmo = vmo(4096);
+    // SAFETY: the pointer is to five bytes.
+    assert_eq!(unsafe { zx_vmo_write(vmo, b"goods".as_ptr(), 0, 5) }, ZX_OK);
+    let (inner, outer) = channel();
+    write(inner, b"nested", &[]);
+    write(near, b"testament", &[vmo, outer]);
+}
+
+fn signal(near: zx_handle_t, event: zx_handle_t) {
+    loop {
+        wait(near, ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED);
+        let Ok((bytes, _)) = read(near) else { return };
+        let signals = u32::from_ne_bytes(bytes.try_into().unwrap());
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_signal(event, 0, signals) }, ZX_OK);
+    }
+}

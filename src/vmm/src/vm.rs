@@ -1,12 +1,16 @@
 //! A virtual machine without FIDL: guest, memory, platform, PCI and vCPUs put together, from system calls only.
 
 use crate::arch::{self, Kernel, Platform, PlatformError};
-use crate::bus::{Bus, BusConflict, BusDevice};
+use crate::bus::{Bus, BusConflict};
 use crate::interrupt::InterruptController;
 use crate::memory::{LayoutError, MemoryLayout, VmoMemory};
 use crate::pci::{PciBus, PciError};
 use crate::serial::SerialPort;
 use crate::vcpu::{Ending, Outcome, VcpuContext, VcpuHandles, VcpuThreads};
+use crate::virtio_pci::{
+    DeviceConfig, DeviceEvents, NOTIFY_BAR_SIZE, REGISTERS_BAR_SIZE, VirtioBackend, VirtioIdentity,
+    VirtioPciDevice,
+};
 use fuchsia_zircon::{self as zx, HandleBased};
 use futures::channel::oneshot;
 use std::ops::Range;
@@ -117,11 +121,6 @@ impl VmBuilder {
         })
     }
 
-    /// The guest.
-    pub fn guest(&self) -> &zx::Guest {
-        &self.guest
-    }
-
     /// Guest memory.
     pub fn memory(&self) -> &Arc<VmoMemory> {
         &self.memory
@@ -132,37 +131,13 @@ impl VmBuilder {
         &self.layout
     }
 
-    /// The PCI bus.
-    pub fn pci(&self) -> &Arc<PciBus> {
-        &self.pci
-    }
-
-    /// The interrupt controller.
-    pub fn interrupts(&self) -> Arc<dyn InterruptController> {
+    fn interrupts(&self) -> Arc<dyn InterruptController> {
         self.platform.interrupts()
     }
 
     /// The console UART.
     pub fn serial(&self) -> Arc<dyn SerialPort> {
         self.platform.serial()
-    }
-
-    /// Adds a memory-mapped device whose accesses come to this process.
-    ///
-    /// # Errors
-    ///
-    /// [`BusConflict`]
-    pub fn add_mmio(
-        &mut self,
-        range: Range<u64>,
-        device: Arc<dyn BusDevice>,
-    ) -> Result<(), BusConflict> {
-        self.mmio.insert(range, device)
-    }
-
-    /// Declares a range that another process traps with a bell.
-    pub fn add_bell(&mut self, range: Range<u64>) {
-        self.bells.push(range);
     }
 
     /// Checks devices against RAM and installs their traps.
@@ -230,6 +205,71 @@ impl VmBuilder {
     }
 }
 
+/// What the process behind a virtio device gets.
+pub struct DeviceHandles {
+    /// Guest-physical addresses of notifications, for its bell trap.
+    pub trap: Range<u64>,
+    /// The guest, with just the rights that setting a trap takes.
+    pub guest: zx::Guest,
+    /// By which it asks for interrupts, see [`DeviceEvents`].
+    pub event: zx::Event,
+    /// Guest memory; offsets are guest-physical addresses.
+    pub vmo: zx::Vmo,
+}
+
+impl VmBuilder {
+    /// Puts a virtio device into the next PCI slot. `backend` hears of its queues, `events` of its signals.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Pci`], [`VmError::Bus`], [`VmError::Host`].
+    pub fn add_virtio(
+        &mut self,
+        identity: &VirtioIdentity,
+        config: DeviceConfig,
+        backend: Box<dyn VirtioBackend>,
+        events: &DeviceEvents,
+    ) -> Result<(Arc<VirtioPciDevice>, DeviceHandles), VmError> {
+        let controller = self.interrupts();
+        let memory = self.memory.clone();
+        let device = self.pci.add(&[REGISTERS_BAR_SIZE, NOTIFY_BAR_SIZE], |slot, bars| {
+            // As many as were asked for, in their order.
+            let bars = [bars[0], bars[1]];
+            Arc::new(VirtioPciDevice::new(
+                identity, config, slot, bars, controller, memory, backend,
+            ))
+        })?;
+        self.mmio.insert(device.registers(), device.clone())?;
+        self.bells.push(device.notify());
+        let event = zx::Event::create();
+        let duplicate = host("zx_handle_duplicate");
+        let device_event =
+            event.duplicate_handle(zx::Rights::TRANSFER | zx::Rights::SIGNAL).map_err(duplicate)?;
+        events.add(event, device.clone()).map_err(host("zx_object_wait_async"))?;
+        let handles = DeviceHandles {
+            trap: device.notify(),
+            guest: self
+                .guest
+                .duplicate_handle(zx::Rights::TRANSFER | zx::Rights::WRITE)
+                .map_err(host("zx_handle_duplicate"))?,
+            event: device_event,
+            vmo: self
+                .memory
+                .vmo()
+                .duplicate_handle(
+                    zx::Rights::DUPLICATE
+                        | zx::Rights::TRANSFER
+                        | zx::Rights::READ
+                        | zx::Rights::WRITE
+                        | zx::Rights::MAP
+                        | zx::Rights::GET_PROPERTY,
+                )
+                .map_err(host("zx_handle_duplicate"))?,
+        };
+        Ok((device, handles))
+    }
+}
+
 /// Creates the VMO behind guest-physical memory and maps RAM and firmware ranges, each at its own address.
 fn map_memory(
     address_space: &zx::Vmar,
@@ -282,15 +322,6 @@ impl Vm {
     /// The console UART.
     pub fn serial(&self) -> &Arc<dyn SerialPort> {
         &self.serial
-    }
-
-    /// A handle of the guest with just the rights that setting a trap takes.
-    ///
-    /// # Errors
-    ///
-    /// The status of duplicating it.
-    pub fn guest_for_traps(guest: &zx::Guest) -> Result<zx::Guest, zx::Status> {
-        guest.duplicate_handle(zx::Rights::TRANSFER | zx::Rights::WRITE)
     }
 }
 

@@ -1,13 +1,8 @@
 //! The virtio devices: what each looks like to the guest, and how its component is started.
 
-use super::process::{self, Commands, DeviceProcess, DeviceProtocol, ProcessError, RemoteBackend};
-use crate::memory::GuestMemory;
-use crate::pci::PciError;
-use crate::virtio_pci::{
-    DeviceConfig, DeviceEvents, NOTIFY_BAR_SIZE, REGISTERS_BAR_SIZE, VirtioIdentity,
-    VirtioPciDevice,
-};
-use crate::vm::{Vm, VmBuilder};
+use super::process::{self, Commands, DeviceProcess, DeviceProtocol, ProcessError};
+use crate::virtio_pci::{DeviceConfig, DeviceEvents, VirtioIdentity, VirtioPciDevice};
+use crate::vm::{VmBuilder, VmError};
 use fidl::endpoints::Proxy;
 use fidl_fuchsia_component::RealmProxy;
 use fidl_fuchsia_virtualization::{
@@ -15,7 +10,7 @@ use fidl_fuchsia_virtualization::{
 };
 use fidl_fuchsia_virtualization_hardware as hardware;
 use fuchsia_async as fasync;
-use fuchsia_zircon::{self as zx, HandleBased};
+use fuchsia_zircon as zx;
 use std::sync::Arc;
 
 /// Queue size of most devices.
@@ -56,11 +51,7 @@ pub(super) enum DeviceError {
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]
-    Pci(#[from] PciError),
-    #[error(transparent)]
-    Bus(#[from] crate::bus::BusConflict),
-    #[error("A handle for the device: {0}")]
-    Handle(zx::Status),
+    Vm(#[from] VmError),
     #[error("Start: {0}")]
     Start(fidl::Error),
     #[error("Start: {0}")]
@@ -74,11 +65,9 @@ impl DeviceError {
     pub(super) fn to_guest_error(&self) -> GuestError {
         match self {
             Self::Process(ProcessError::Realm(_)) => GuestError::FailedServiceConnect,
-            Self::Process(_)
-            | Self::Pci(_)
-            | Self::Bus(_)
-            | Self::Handle(_)
-            | Self::Disk { .. } => GuestError::DeviceInitializationFailure,
+            Self::Process(_) | Self::Vm(_) | Self::Disk { .. } => {
+                GuestError::DeviceInitializationFailure
+            }
             Self::Start(_) | Self::StartStatus(_) => GuestError::DeviceStartFailure,
         }
     }
@@ -128,41 +117,17 @@ impl DeviceBuilder<'_> {
         identity: &VirtioIdentity,
         config: DeviceConfig,
     ) -> Result<Attached, DeviceError> {
-        let (backend, commands): (RemoteBackend, Commands) = process::remote_backend();
-        let controller = self.vm.interrupts();
-        let memory: Arc<dyn GuestMemory> = self.vm.memory().clone();
-        let device =
-            self.vm.pci().clone().add(&[REGISTERS_BAR_SIZE, NOTIFY_BAR_SIZE], |slot, bars| {
-                // As many as were asked for, in their order.
-                let bars = [bars[0], bars[1]];
-                Arc::new(VirtioPciDevice::new(
-                    identity,
-                    config,
-                    slot,
-                    bars,
-                    controller,
-                    memory,
-                    Box::new(backend),
-                ))
-            })?;
-        self.vm.add_mmio(device.registers(), device.clone())?;
-        let notify = device.notify();
-        self.vm.add_bell(notify.clone());
-        let event = zx::Event::create();
-        let rights = zx::Rights::TRANSFER | zx::Rights::SIGNAL;
-        let device_event = event.duplicate_handle(rights).map_err(DeviceError::Handle)?;
-        self.events.add(event, device.clone()).map_err(DeviceError::Handle)?;
-        let rights = zx::Rights::DUPLICATE
-            | zx::Rights::TRANSFER
-            | zx::Rights::READ
-            | zx::Rights::WRITE
-            | zx::Rights::MAP
-            | zx::Rights::GET_PROPERTY;
+        let (backend, commands) = process::remote_backend();
+        let (device, handles) =
+            self.vm.add_virtio(identity, config, Box::new(backend), self.events)?;
         let start_info = hardware::StartInfo {
-            trap: hardware::Trap { addr: notify.start, size: notify.end - notify.start },
-            guest: Some(Vm::guest_for_traps(self.vm.guest()).map_err(DeviceError::Handle)?),
-            event: device_event,
-            vmo: self.vm.memory().vmo().duplicate_handle(rights).map_err(DeviceError::Handle)?,
+            trap: hardware::Trap {
+                addr: handles.trap.start,
+                size: handles.trap.end - handles.trap.start,
+            },
+            guest: Some(handles.guest),
+            event: handles.event,
+            vmo: handles.vmo,
         };
         Ok(Attached { device, commands, start_info })
     }

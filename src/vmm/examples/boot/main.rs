@@ -1,7 +1,9 @@
-//! Boots a kernel with nothing but system calls and the machine layer: no components, no FIDL, no virtio. The guest's
-//! serial port is on the standard streams.
+//! Boots a kernel with nothing but system calls and the machine layer: no components and no FIDL. The guest's serial
+//! port is on the standard streams; disks are served by threads of this process.
 //!
 //! Exit status: 0 after a power-off, 2 after a reset, 3 when a vCPU failed, 4 when it could not start, 1 on other errors.
+
+mod disk;
 
 use anyhow::Context as _;
 use futures::executor::block_on;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use vmm::arch::Kernel;
 use vmm::serial::SerialPort;
 use vmm::vcpu::Outcome;
+use vmm::virtio_pci::DeviceEvents;
 use vmm::vm::{VmBuilder, VmConfig};
 
 use fuchsia_zircon as zx;
@@ -34,6 +37,9 @@ struct Arguments {
     /// RAM in MiB
     #[argh(option, default = "512")]
     memory: u64,
+    /// disk image, raw and writable; may be repeated
+    #[argh(option)]
+    disk: Vec<std::path::PathBuf>,
     /// the kernel is Zircon
     #[argh(switch)]
     zircon: bool,
@@ -63,7 +69,11 @@ fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
         arguments.initrd.as_ref().map(std::fs::read).transpose().context("reading the initrd")?;
     let (hypervisor, vmex) = resources()?;
     let config = VmConfig { cpus: arguments.cpus, memory: arguments.memory << 20 };
-    let builder = VmBuilder::new(&hypervisor, &vmex, config)?;
+    let events = DeviceEvents::new()?;
+    let mut builder = VmBuilder::new(&hypervisor, &vmex, config)?;
+    for (index, path) in arguments.disk.iter().enumerate() {
+        disk::add(&mut builder, &events, index, path)?;
+    }
     builder.install_traps()?;
     let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &arguments.cmdline[..]);
     let entry = builder.load(if arguments.zircon {

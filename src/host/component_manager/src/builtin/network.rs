@@ -7,7 +7,7 @@ use fidl_fuchsia_net_interfaces as finterfaces;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::StreamExt;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,7 @@ impl Network {
                 addresses: addresses
                     .iter()
                     .filter(|(at, _)| *at == id)
-                    .map(|(_, subnet)| *subnet)
+                    .map(|(_, subnet)| subnet.clone())
                     .collect(),
                 name,
             };
@@ -173,7 +173,8 @@ fn addresses() -> Result<Vec<(u64, fnet::Subnet)>, rustix::io::Errno> {
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        netlink::ROUTE,
+        // NETLINK_ROUTE is 0, the protocol by default.
+        None,
     )?;
     let mut request = Vec::with_capacity(24);
     request.extend(24_u32.to_ne_bytes());
@@ -233,7 +234,7 @@ fn address(body: &[u8]) -> Option<(u64, fnet::Subnet)> {
 
 fn properties(id: u64, interface: &Interface) -> finterfaces::Properties {
     let address = |subnet: &fnet::Subnet| finterfaces::Address {
-        addr: Some(*subnet),
+        addr: Some(subnet.clone()),
         assignment_state: Some(finterfaces::AddressAssignmentState::Assigned),
         ..Default::default()
     };
@@ -241,7 +242,7 @@ fn properties(id: u64, interface: &Interface) -> finterfaces::Properties {
         id: Some(id),
         name: Some(interface.name.clone()),
         online: Some(interface.online),
-        port_class: Some(interface.class),
+        port_class: Some(interface.class.clone()),
         has_default_ipv4_route: Some(interface.default_v4),
         has_default_ipv6_route: Some(interface.default_v6),
         addresses: Some(interface.addresses.iter().map(address).collect()),
@@ -291,8 +292,10 @@ mod tests {
         add(root.path(), "tap0", &[("ifindex", "4\n"), ("flags", "0x1003\n")]);
         add(root.path(), "bad", &[("ifindex", "no number")]);
         let interfaces = Network::new(root.path(), "/nonexistent").read();
-        let seen: Vec<_> =
-            interfaces.iter().map(|(id, i)| (*id, i.name.as_str(), i.online, i.class)).collect();
+        let seen: Vec<_> = interfaces
+            .iter()
+            .map(|(id, i)| (*id, i.name.as_str(), i.online, i.class.clone()))
+            .collect();
         let device = finterfaces::PortClass::Device;
         assert_eq!(
             seen,

@@ -51,6 +51,11 @@ mod components {
 
     /// Runs a component; its log tells what went wrong.
     pub(crate) fn run(component: &Component) -> ExitCode {
+        if let Component::Async(_) = component {
+            // Component manager reads it, and knows the time and the component itself.
+            let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+            log.without_time().with_target(false).init();
+        }
         let result = match component {
             Component::Daemon(run) => run(),
             Component::Async(run) => fuchsia_async::LocalExecutor::new().run_singlethreaded(run()),

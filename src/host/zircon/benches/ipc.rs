@@ -3,7 +3,9 @@
 
 use fuchsia_zircon_types::*;
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 use zircon::linux::{self, SpawnOptions};
 use zircon::*;
 
@@ -20,7 +22,8 @@ fn main() {
 
 fn spawn(role: &str, handle: zx_handle_t) -> zx_handle_t {
     let argv = vec!["bench".into(), format!("child={role}").into()];
-    linux::spawn(SpawnOptions { argv, handles: vec![(USER, handle)], ..Default::default() }).expect("spawn")
+    linux::spawn(SpawnOptions { argv, handles: vec![(USER, handle)], ..Default::default() })
+        .expect("spawn")
 }
 
 fn bare_child() {
@@ -35,7 +38,8 @@ fn bare_child() {
 #[divan::bench(args = SIZES, min_time = 1)]
 fn bare_ping_pong(bencher: divan::Bencher<'_, '_>, size: usize) {
     let (near, far): (OwnedFd, OwnedFd) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("socketpair");
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("socketpair");
     let process = spawn("bare", linux::socket_from_fd(far).expect("socket"));
     let (message, mut reply) = (vec![1; size], vec![0; 65536]);
     bencher.bench_local(|| {
@@ -91,7 +95,9 @@ fn channel_call(bencher: divan::Bencher<'_, '_>, size: usize) {
         };
         let (mut count, mut handle_count) = (0, 0);
         // SAFETY: the pointers are to buffers of the stated sizes and to locals.
-        let status = unsafe { zx_channel_call(near, 0, ZX_TIME_INFINITE, &args, &mut count, &mut handle_count) };
+        let status = unsafe {
+            zx_channel_call(near, 0, ZX_TIME_INFINITE, &args, &mut count, &mut handle_count)
+        };
         assert_eq!(status, ZX_OK);
         count
     });

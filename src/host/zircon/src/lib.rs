@@ -1,12 +1,50 @@
-//! Zircon on Linux: the zx_* system calls over Linux kernel objects.
+//! Zircon on Linux: the `zx_*` system calls over Linux kernel objects.
+//!
+//! Functions, types, constants and status codes are those of the vDSO (`fuchsia-zircon-sys` on Fuchsia), so that a program
+//! above the syscall seam does not know which of the two it runs on. What enters here is what the calls need and nothing
+//! above them: no FIDL, no components, no policy.
+//!
+//! # How
+//!
+//! A handle is an index into a table of this process and stands for an object, its rights and the file descriptors behind
+//! it. Sent through a channel, the descriptors travel and the receiving process makes its own view of the object; koids
+//! stay. So isolation and death are Linux's: when a process ends, however it ends, its peers see it.
+//!
+//! | Zircon | Linux | |
+//! |---|---|---|
+//! | channel | `SOCK_SEQPACKET` pair | one system call to write, one to read; writes beyond the socket's room queue in the sender |
+//! | socket | `SOCK_STREAM` or `SOCK_SEQPACKET` pair | |
+//! | event, eventpair | shared memory and an eventfd | levels, edges and pulses as on Zircon, across processes |
+//! | VMO | sealed memfd | |
+//! | VMAR | `mmap` | |
+//! | port | epoll set and a queue | |
+//! | timer | timerfd | |
+//! | process | pidfd | killed when its parent process ends |
+//! | job | a list of this process's children | |
+//! | guest, vCPU | the `hypervisor` crate | |
+//! | bell | shared bits and a socket | unread rings of one doorbell are one |
+//!
+//! # Beyond Zircon
+//!
+//! Everything that has no counterpart in the vDSO is in [`linux`]: starting a process and taking startup handles, handles
+//! over file descriptors and descriptors of handles, the handles that a process has to itself, and resources.
+//!
+//! # Short of Zircon
+//!
+//! Named at each call; in sum:
+//! * Handles of ports, jobs, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`).
+//! * User signals of objects other than events and eventpairs are seen within one process, and `zx_object_signal_peer` is
+//!   for eventpairs only. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
+//! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket
+//!   when its process is killed is lost.
+//! * Closing a handle does not end a `zx_object_wait_one` or `wait_many` that another thread makes with it.
+//! * Snapshots of VMOs are copies. A socket direction that was disabled stays so.
+//! * Exit codes have eight bits.
+//! * Queries: see [`zx_object_get_info`] and [`zx_object_get_property`].
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod channel;
 mod event;
-#[cfg(feature = "hypervisor")]
-mod guest;
-#[cfg(not(feature = "hypervisor"))]
-#[path = "guest_absent.rs"]
 mod guest;
 mod handle_table;
 mod info;

@@ -105,8 +105,8 @@ impl Object {
     }
 
     as_kind! {
-        channel: Channel, event: Event, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
-        socket: Socket, thread: Thread, timer: Timer, vcpu: Vcpu, vmar: Vmar, vmo: Vmo,
+        channel: Channel, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
+        socket: Socket, timer: Timer, vcpu: Vcpu, vmar: Vmar, vmo: Vmo,
     }
 
     /// The `ZX_OBJ_TYPE_*` of this object.
@@ -228,6 +228,9 @@ impl Object {
     /// Adds someone to tell about changes.
     pub(crate) fn add_waiter(&self, waiter: Waiter) {
         let mut waiters = lock(&self.waiters);
+        waiters.retain(
+            |waiter| !matches!(waiter, Waiter::Port { port, .. } if port.strong_count() == 0),
+        );
         waiters.push(waiter);
         self.has_waiters.store(true, Ordering::SeqCst);
     }

@@ -3,6 +3,7 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
+use crate::channel::Channel;
 use crate::event::Snapshot;
 use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
@@ -224,15 +225,17 @@ impl Port {
     }
 
     /// Puts the sources that the waits of a registration need into the epoll set.
-    fn arm(&self, state: &mut State, number: u32, object: &Arc<Object>, patient: bool) {
-        let Some(registration) = state.registrations.get_mut(&number) else { return };
+    /// Whether that worked; epoll knows nothing of regular files, for one.
+    fn arm(&self, state: &mut State, number: u32, object: &Arc<Object>, patient: bool) -> bool {
+        let Some(registration) = state.registrations.get_mut(&number) else { return false };
         let interest =
             registration.observers.iter().fold(0, |all, observer| all | observer.signals);
         if interest == 0 {
-            return;
+            return true;
         }
         let edge = patient || registration.observers.iter().any(|observer| observer.edge.is_some());
-        let Ok(sources) = object.sources(interest) else { return };
+        let Ok(sources) = object.sources(interest) else { return false };
+        let mut armed = true;
         for (index, source) in sources.iter().enumerate() {
             let Some(source) = source else { continue };
             let wanted = if source.edge || edge {
@@ -242,12 +245,14 @@ impl Port {
             };
             let arm = &mut registration.arms[index];
             // An edge-triggered source that stays in the set needs no call at all.
-            if *arm != wanted
-                && self.control(source, wanted, *arm == Arm::Absent, number, index).is_ok()
-            {
-                *arm = wanted;
+            if *arm != wanted {
+                match self.control(source, wanted, *arm == Arm::Absent, number, index) {
+                    Ok(()) => *arm = wanted,
+                    Err(_) => armed = false,
+                }
             }
         }
+        armed
     }
 
     fn control(
@@ -319,9 +324,9 @@ impl Port {
         }
         let writable =
             matches!(object.kind, Kind::Channel(_)) && signals & ZX_CHANNEL_WRITABLE != 0;
-        self.arm(&mut state, number, object, false);
+        let armed = self.arm(&mut state, number, object, false);
         if !edge {
-            let current = if writable {
+            let current = if writable || !armed {
                 object.signals(signals)?
             } else {
                 object.signals_given(PollFlags::empty())
@@ -419,7 +424,7 @@ impl Observer {
             if self.snapshot.is_some() {
                 observed = risen | (signals & ZX_EVENTPAIR_PEER_CLOSED & !edge.active);
             } else {
-                let drains = object.channel().map_or(edge.drains, |channel| channel.drains());
+                let drains = object.channel().map_or(edge.drains, Channel::drains);
                 let drained = drains != edge.drains;
                 let active = std::mem::replace(&mut edge.active, signals & self.signals);
                 edge.drains = drains;
@@ -473,7 +478,7 @@ pub(crate) fn wait_async(
     let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
         None
     } else {
-        let drains = held.channel().map_or(0, |channel| channel.drains());
+        let drains = held.channel().map_or(0, Channel::drains);
         Some(Edge { active: held.signals(signals)? & signals, drains })
     };
     let snapshot = held.snapshot()?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 pub struct Status(pub zx_status_t);
 
 /// The result of a system call before it becomes a status code.
-pub type Result<T> = std::result::Result<T, Status>;
+pub(crate) type Result<T> = std::result::Result<T, Status>;
 
 pub(crate) const INVALID_ARGS: Status = Status(ZX_ERR_INVALID_ARGS);
 pub(crate) const BAD_HANDLE: Status = Status(ZX_ERR_BAD_HANDLE);

@@ -8,7 +8,7 @@ use rustix::time::{Timespec, clock_gettime};
 
 /// Nanoseconds of the monotonic clock. Linux's stops while the machine is suspended, as Zircon's does.
 pub(crate) fn now() -> zx_time_t {
-    let time = clock_gettime(ClockId::Monotonic.into());
+    let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 

@@ -182,8 +182,8 @@ pub(crate) fn basic_info(handle: zx_handle_t) -> zx_info_handle_basic_t {
     let mut info = zx_info_handle_basic_t::default();
     let size = size_of::<zx_info_handle_basic_t>();
     let (buffer, none) = ((&raw mut info).cast(), std::ptr::null_mut());
-    // SAFETY: the buffer is a local of this size.
     assert_eq!(
+        // SAFETY: the buffer is a local of this size.
         unsafe { zx_object_get_info(handle, ZX_INFO_HANDLE_BASIC, buffer, size, none, none) },
         ZX_OK
     );

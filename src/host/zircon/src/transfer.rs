@@ -137,7 +137,7 @@ pub(crate) fn import(
             let fd = next()?;
             let gate = (flags & CHANNEL_GATE != 0).then(&mut next).transpose()?;
             let backlog = (flags & CHANNEL_BACKLOG != 0).then(&mut next).transpose()?;
-            Kind::Channel(Channel::from_transfer(fd, gate, backlog))
+            Kind::Channel(Channel::from_transfer(fd, gate, backlog)?)
         }
         ZX_OBJ_TYPE_EVENT => Kind::Event(Event::from_fds(next()?, next()?, None)),
         ZX_OBJ_TYPE_EVENTPAIR => {

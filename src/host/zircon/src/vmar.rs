@@ -218,6 +218,7 @@ fn map(
     {
         return Err(OUT_OF_RANGE);
     }
+    target.check_mappable(options & ZX_VM_REQUIRE_NON_RESIZABLE != 0)?;
     let file_offset = target.file_offset().checked_add(vmo_offset).ok_or(OUT_OF_RANGE)?;
     let mapping = Mapping { options, offset, fd: target.fd(), file_offset, len };
     match vmar.vmar()? {

@@ -14,13 +14,13 @@ use crate::system::{page_size, round_up_to_page};
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate,
-    memfd_create,
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+    ftruncate, memfd_create,
 };
 use rustix::io::{Errno, pread, pwrite};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const RESIZABLE: u32 = 1;
 const HOST_FILE: u32 = 2;
@@ -40,6 +40,8 @@ pub(crate) struct Vmo {
     resizable: bool,
     host_file: bool,
     child: bool,
+    /// Whether the seals on the size were looked at.
+    sealed: AtomicBool,
     /// `ZX_PROP_VMO_CONTENT_SIZE`; travels by value.
     content_size: AtomicU64,
     /// One reference for the VMO and one for each child in this process.
@@ -56,6 +58,7 @@ impl Vmo {
             resizable: false,
             host_file: false,
             child: false,
+            sealed: AtomicBool::new(false),
             content_size: AtomicU64::new(content_size),
             children: Arc::new(()),
             _parent: None,
@@ -149,6 +152,26 @@ impl Vmo {
         flags
     }
 
+    /// Checks that nobody can take pages away from under a mapping of a VMO that is said to have a fixed size.
+    ///
+    /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` when the sender of the VMO did not seal it, `ZX_ERR_NOT_SUPPORTED` when the
+    /// size can change and the caller does not want that.
+    pub(crate) fn check_mappable(&self, require_non_resizable: bool) -> Result<()> {
+        if self.size.is_none() {
+            return if require_non_resizable { Err(NOT_SUPPORTED) } else { Ok(()) };
+        }
+        if self.sealed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let sealed = fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let end = self.offset.saturating_add(self.size.unwrap_or(0));
+        if !sealed || u64::try_from(fstat(&self.fd)?.st_size).unwrap_or(0) < end {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        self.sealed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Bytes that take memory or disk.
     pub(crate) fn committed_bytes(&self) -> u64 {
         fstat(&self.fd).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
@@ -169,7 +192,7 @@ impl Vmo {
         while !rest.is_empty() {
             match pread(&self.fd, &mut *rest, at) {
                 // Shorter than it was a moment ago.
-                Ok((read, _)) if read.is_empty() => return Err(OUT_OF_RANGE),
+                Ok(([], _)) => return Err(OUT_OF_RANGE),
                 Ok((read, _)) => {
                     let count = read.len();
                     at += count as u64;

@@ -161,8 +161,8 @@ fn sub_regions_keep_to_their_range() {
     let vmo = vmo(PAGE as u64, 0);
     let (mut region, mut base) = (0, 0);
     let options = ZX_VM_CAN_MAP_READ | ZX_VM_CAN_MAP_WRITE | ZX_VM_CAN_MAP_SPECIFIC;
-    // SAFETY: the pointers are to locals.
     assert_eq!(
+        // SAFETY: the pointers are to locals.
         unsafe { zx_vmar_allocate(root, options, 0, 4 * PAGE, &mut region, &mut base) },
         ZX_OK
     );

@@ -20,7 +20,9 @@ const NAMESPACE_DIR: u32 = 0x20;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    if let Some(role) = arguments.next().and_then(|argument| argument.strip_prefix("child=").map(str::to_owned)) {
+    if let Some(role) =
+        arguments.next().and_then(|argument| argument.strip_prefix("child=").map(str::to_owned))
+    {
         return children::run(&role);
     }
     let tests: [(&str, fn()); 12] = [
@@ -32,7 +34,10 @@ fn main() {
         ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
         ("signals_cross_processes", signals_cross_processes),
         ("calls_cross_processes", calls_cross_processes),
-        ("a_missing_program_is_an_error_and_leaks_nothing", a_missing_program_is_an_error_and_leaks_nothing),
+        (
+            "a_missing_program_is_an_error_and_leaks_nothing",
+            a_missing_program_is_an_error_and_leaks_nothing,
+        ),
         ("nothing_leaks", nothing_leaks),
         ("bells_ring_in_another_process", guests::bells_ring_in_another_process),
         ("a_guest_runs_and_exits", guests::a_guest_runs_and_exits),
@@ -58,14 +63,20 @@ fn startup_handles_and_exit_code() {
     };
     let process = linux::spawn(options).unwrap();
     let (report, _) = read_when_ready(near);
-    assert_eq!(String::from_utf8(report).unwrap(), "name hello / [240, 65568] [\"/svc\", \"/pkg\"]");
+    assert_eq!(
+        String::from_utf8(report).unwrap(),
+        "name hello / [240, 65568] [\"/svc\", \"/pkg\"]"
+    );
     write(near, b"ping", &[]);
     assert_eq!(read_when_ready(near).0, b"ping");
     assert_eq!(process_info(process).flags, ZX_INFO_PROCESS_FLAG_STARTED);
     close(near);
     wait(process, ZX_PROCESS_TERMINATED);
     let info = process_info(process);
-    assert_eq!((info.return_code, info.flags & ZX_INFO_PROCESS_FLAG_EXITED), (7, ZX_INFO_PROCESS_FLAG_EXITED));
+    assert_eq!(
+        (info.return_code, info.flags & ZX_INFO_PROCESS_FLAG_EXITED),
+        (7, ZX_INFO_PROCESS_FLAG_EXITED)
+    );
     close(process);
 }
 
@@ -90,7 +101,13 @@ fn a_killed_process_closes_its_ends() {
     assert_eq!(signals(pair) & ZX_EVENTPAIR_PEER_CLOSED, 0);
     // As from outside: not through the handle.
     let pid = linux::process_id(process).unwrap();
-    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-9", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     wait(near, ZX_CHANNEL_PEER_CLOSED);
     wait(pair, ZX_EVENTPAIR_PEER_CLOSED);
     wait(stream, ZX_SOCKET_PEER_CLOSED);
@@ -137,7 +154,8 @@ fn killing_a_job_ends_its_processes() {
     let start = |role: &str| {
         let (near, far) = channel();
         let argv = vec!["test".into(), format!("child={role}").into()];
-        let options = linux::SpawnOptions { argv, handles: vec![(USER, far)], job, ..Default::default() };
+        let options =
+            linux::SpawnOptions { argv, handles: vec![(USER, far)], job, ..Default::default() };
         let process = linux::spawn(options).unwrap();
         assert_eq!(read_when_ready(near).0, b"ready");
         (near, process)
@@ -204,7 +222,12 @@ fn a_missing_program_is_an_error_and_leaks_nothing() {
     let spawn = || {
         let program = linux::Program::Path("/nonexistent/program".into());
         let handles = vec![(USER, event())];
-        linux::spawn(linux::SpawnOptions { program, argv: vec!["x".into()], handles, ..Default::default() })
+        linux::spawn(linux::SpawnOptions {
+            program,
+            argv: vec!["x".into()],
+            handles,
+            ..Default::default()
+        })
     };
     assert_eq!(spawn().unwrap_err().0, ZX_ERR_NOT_FOUND);
     let before = (open_fds(), linux::handle_count());

@@ -143,8 +143,8 @@ fn dispositions_check_type_and_reduce_rights() {
         result: ZX_ERR_INTERNAL,
     };
     let mut wrong = [disposition(ZX_HANDLE_OP_DUPLICATE, ZX_OBJ_TYPE_VMO, ZX_RIGHT_SAME_RIGHTS)];
-    // SAFETY: the pointers are to locals.
     assert_eq!(
+        // SAFETY: the pointers are to locals.
         unsafe { zx_channel_write_etc(a, 0, [].as_ptr(), 0, wrong.as_mut_ptr(), 1) },
         ZX_ERR_WRONG_TYPE
     );
@@ -207,6 +207,30 @@ fn a_channel_that_is_sent_keeps_its_order() {
         assert_eq!(read(b).unwrap().0[..4], number.to_ne_bytes());
     }
     [a, b, carrier, receiver].into_iter().for_each(close);
+}
+
+#[test]
+fn a_backlog_may_hold_channels_with_a_backlog() {
+    let (mut outer, near) = channel();
+    write(outer, b"innermost", &[]).unwrap();
+    // In each round the channel with a message taken out of its socket goes into such a message of the next.
+    let mut inner = near;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(read_sized(inner, 1, 0), Err(ZX_ERR_BUFFER_TOO_SMALL));
+        let (next, near) = channel();
+        write(next, b"wrapped", &[inner]).unwrap();
+        kept.push(std::mem::replace(&mut outer, next));
+        inner = near;
+    }
+    for _ in 0..3 {
+        assert_eq!(read_sized(inner, 1, 0), Err(ZX_ERR_BUFFER_TOO_SMALL));
+        let (bytes, handles) = read_sized(inner, 1000, 1).unwrap();
+        assert_eq!(bytes, b"wrapped");
+        close(std::mem::replace(&mut inner, handles[0]));
+    }
+    assert_eq!(read_sized(inner, 1000, 0).unwrap().0, b"innermost");
+    kept.into_iter().chain([outer, inner]).for_each(close);
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Channel {
         }
         // SAFETY: `capacity` is enough by the check, and valid by the caller's promise; null has capacity 0.
         unsafe {
-            std::ptr::copy_nonoverlapping(message.bytes.as_ptr(), bytes, message.bytes.len())
+            std::ptr::copy_nonoverlapping(message.bytes.as_ptr(), bytes, message.bytes.len());
         };
         Ok(Delivered { bytes: message.bytes.len(), handles: message.handles })
     }

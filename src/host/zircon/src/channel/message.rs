@@ -10,7 +10,7 @@ use fuchsia_zircon_types::*;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -102,7 +102,7 @@ pub(super) struct Received {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 #[repr(C, align(8))]
@@ -111,15 +111,18 @@ struct ControlIn([u8; CONTROL_OUT + 64]);
 impl Channel {
     /// Takes the next message out of the socket.
     pub(super) fn receive(&self, block: bool) -> Result<Incoming> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.reserve_exact(MAX_BYTES);
-            // SAFETY: room for MAX_BYTES was reserved.
-            let received = unsafe { self.receive_into(scratch.as_mut_ptr(), block)? };
+        // Taken, not borrowed: a message can hold a channel whose backlog is received while this one is.
+        let mut scratch = SCRATCH.take();
+        scratch.reserve_exact(MAX_BYTES);
+        // SAFETY: room for MAX_BYTES was reserved.
+        let received = unsafe { self.receive_into(scratch.as_mut_ptr(), block) };
+        let received = received.map(|received| {
             // SAFETY: `receive_into` filled this many bytes, at most MAX_BYTES.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) }.to_vec();
-            Ok(Incoming { bytes, handles: received.handles })
-        })
+            let bytes = unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) };
+            Incoming { bytes: bytes.to_vec(), handles: received.handles }
+        });
+        SCRATCH.set(scratch);
+        received
     }
 
     /// Takes the next message out of the socket, into memory that holds the largest one. What lies behind the message's

@@ -17,19 +17,23 @@ pub(crate) use outbound::all_flushed;
 pub use syscalls::*;
 
 use crate::object::{Source, Sources, lock};
-use crate::status::Result;
+use crate::status::{IO_DATA_INTEGRITY, Result};
 use fuchsia_zircon_types::*;
 use inbound::Inbound;
 use outbound::Outbound;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex};
 
 /// Messages that may wait outside the socket, on either side. On Zircon a process that lets 3500 messages pend is killed.
 pub(crate) const MAX_PENDING: usize = 3500;
+
+/// How deep channels with messages taken out of their sockets may be nested in such messages.
+const MAX_BACKLOG_DEPTH: u32 = 8;
 
 /// A `zx_channel_call` is under way: only callers take messages out of the socket.
 const CALLS: u32 = 1;
@@ -75,27 +79,36 @@ impl Channel {
 
     /// An endpoint that another process sent: `gate` closes when that process has written what it had queued, and
     /// `backlog` holds messages that it had taken out of the socket.
+    ///
+    /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` for backlogs within backlogs, deeper than any that comes about honestly.
     pub(crate) fn from_transfer(
         fd: OwnedFd,
         gate: Option<OwnedFd>,
         backlog: Option<OwnedFd>,
-    ) -> Channel {
+    ) -> Result<Channel> {
         let channel = Channel::from_fd(fd);
         if let Some(gate) = gate {
             lock(&channel.outbound).gate = Some(gate);
             channel.overflow.store(true, Ordering::SeqCst);
         }
         if let Some(backlog) = backlog {
-            let stash = Self::drain_backlog(backlog);
+            let stash = Self::drain_backlog(backlog)?;
             if !stash.is_empty() {
                 lock(&channel.inbound).stash = stash;
                 channel.flags.store(STASH, Ordering::SeqCst);
             }
         }
-        channel
+        Ok(channel)
     }
 
-    fn drain_backlog(backlog: OwnedFd) -> VecDeque<Incoming> {
+    fn drain_backlog(backlog: OwnedFd) -> Result<VecDeque<Incoming>> {
+        thread_local! {
+            static DEPTH: Cell<u32> = const { Cell::new(0) };
+        }
+        if DEPTH.get() >= MAX_BACKLOG_DEPTH {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        DEPTH.set(DEPTH.get() + 1);
         let earlier = Channel::from_fd(backlog);
         let mut stash = VecDeque::new();
         while stash.len() < MAX_PENDING {
@@ -104,7 +117,8 @@ impl Channel {
                 Err(_) => break,
             }
         }
-        stash
+        DEPTH.set(DEPTH.get() - 1);
+        Ok(stash)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

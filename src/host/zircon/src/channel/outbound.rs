@@ -177,7 +177,7 @@ impl Flusher {
             for ((object, events), gate) in busy.iter().zip(waits).zip(&gates) {
                 match (object.channel(), gate) {
                     (_, Some(gate)) => {
-                        fds.push(PollFd::from_borrowed_fd(gate.as_fd(), PollFlags::IN))
+                        fds.push(PollFd::from_borrowed_fd(gate.as_fd(), PollFlags::IN));
                     }
                     (Ok(channel), None) if !events.is_empty() => {
                         fds.push(PollFd::from_borrowed_fd(channel.fd(), events));

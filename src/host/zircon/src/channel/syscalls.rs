@@ -348,7 +348,7 @@ unsafe fn deliver_reply(
     }
     // SAFETY: room was checked; not null, or nothing to copy.
     unsafe {
-        std::ptr::copy_nonoverlapping(reply.bytes.as_ptr(), buffers.bytes, reply.bytes.len())
+        std::ptr::copy_nonoverlapping(reply.bytes.as_ptr(), buffers.bytes, reply.bytes.len());
     };
     deliver_handles(reply.handles, tell)
 }
@@ -388,7 +388,7 @@ pub unsafe fn zx_channel_call(
         };
         // SAFETY: the caller's promise; `index` is below `num_handles`.
         let tell = |index, info: zx_handle_info_t| unsafe {
-            args.rd_handles.add(index).write(info.handle)
+            args.rd_handles.add(index).write(info.handle);
         };
         // SAFETY: the caller's promise.
         unsafe { deliver_reply(reply, &buffers, tell) }

@@ -62,7 +62,7 @@ pub(super) fn request_bell(
     control: &OwnedFd,
     addr: u64,
     size: usize,
-    ringer: RingerParts,
+    ringer: &RingerParts,
 ) -> Result<()> {
     let request = Request { magic: MAGIC, reserved: 0, addr, size: size as u64 };
     let fds = [ringer.memory.as_fd(), ringer.wake.as_fd()];

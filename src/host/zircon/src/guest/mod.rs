@@ -111,7 +111,9 @@ impl Guest {
         match self {
             Guest::Own { guest, .. } => install_bell(guest, addr, size, ringer, |_| Ok(()))?,
             Guest::Other(control) => {
-                control::request_bell(control, addr, size, ringer)?;
+                control::request_bell(control, addr, size, &ringer)?;
+                // Ours of the other end, or we would never see it close.
+                drop(ringer);
                 source.registered()?;
             }
         }

@@ -5,7 +5,7 @@ use fuchsia_zircon_types::*;
 use zircon::linux;
 use zircon::*;
 
-pub fn run(role: &str) {
+pub(crate) fn run(role: &str) {
     let startup = linux::take_startup_handles().unwrap();
     let near = startup.handles[0].1;
     let second = startup.handles.get(1).map_or(0, |handle| handle.1);
@@ -21,7 +21,8 @@ pub fn run(role: &str) {
         }
         "shell" => {
             // A child that is none of this crate's, and its child.
-            let child = std::process::Command::new("sh").args(["-c", "sleep 1000 & sleep 1000"]).spawn();
+            let child =
+                std::process::Command::new("sh").args(["-c", "sleep 1000 & sleep 1000"]).spawn();
             assert!(child.is_ok());
             hold(near);
         }

@@ -1,7 +1,7 @@
 //! A guest of a few instructions, and a device process that answers its doorbells.
 
-use crate::support::*;
 use crate::USER;
+use crate::support::*;
 use fuchsia_zircon_types::*;
 use zircon::linux;
 use zircon::*;
@@ -83,7 +83,7 @@ fn bell_address(packet: &zx_port_packet_t) -> u64 {
     u64::from_ne_bytes(packet.union[..8].try_into().unwrap())
 }
 
-pub fn a_guest_runs_and_exits() {
+pub(crate) fn a_guest_runs_and_exits() {
     let machine = Machine::new();
     let port = port();
     assert_eq!(set_bell(machine.guest, port, BELL, 4096), ZX_OK);
@@ -116,7 +116,7 @@ pub fn a_guest_runs_and_exits() {
 }
 
 /// The device's side: asks for a bell and says what rings.
-pub fn answer_bells(near: zx_handle_t, guest: zx_handle_t) {
+pub(crate) fn answer_bells(near: zx_handle_t, guest: zx_handle_t) {
     let port = port();
     assert_eq!(set_bell(guest, port, BELL, 4096), ZX_OK);
     assert_eq!(set_bell(guest, port, BELL, 4096), ZX_ERR_ALREADY_EXISTS);
@@ -129,7 +129,7 @@ pub fn answer_bells(near: zx_handle_t, guest: zx_handle_t) {
     }
 }
 
-pub fn bells_ring_in_another_process() {
+pub(crate) fn bells_ring_in_another_process() {
     let machine = Machine::new();
     let (near, far) = channel();
     let process = spawn("bells", vec![(USER, far), (USER | 1 << 16, duplicate(machine.guest))]);

@@ -6,14 +6,14 @@ use zircon::*;
 
 type CreatePair = unsafe fn(u32, *mut zx_handle_t, *mut zx_handle_t) -> zx_status_t;
 
-pub fn create_pair(create: CreatePair, options: u32) -> (zx_handle_t, zx_handle_t) {
+pub(crate) fn create_pair(create: CreatePair, options: u32) -> (zx_handle_t, zx_handle_t) {
     let (mut first, mut second) = (0, 0);
     // SAFETY: the pointers are to locals.
     assert_eq!(unsafe { create(options, &mut first, &mut second) }, ZX_OK);
     (first, second)
 }
 
-pub fn channel() -> (zx_handle_t, zx_handle_t) {
+pub(crate) fn channel() -> (zx_handle_t, zx_handle_t) {
     create_pair(zx_channel_create, 0)
 }
 
@@ -23,55 +23,59 @@ fn create(create: impl FnOnce(*mut zx_handle_t) -> zx_status_t) -> zx_handle_t {
     handle
 }
 
-pub fn event() -> zx_handle_t {
+pub(crate) fn event() -> zx_handle_t {
     // SAFETY: the pointer is to a local.
     create(|handle| unsafe { zx_event_create(0, handle) })
 }
 
-pub fn port() -> zx_handle_t {
+pub(crate) fn port() -> zx_handle_t {
     // SAFETY: the pointer is to a local.
     create(|handle| unsafe { zx_port_create(0, handle) })
 }
 
-pub fn vmo(size: u64) -> zx_handle_t {
+pub(crate) fn vmo(size: u64) -> zx_handle_t {
     // SAFETY: the pointer is to a local.
     create(|handle| unsafe { zx_vmo_create(size, 0, handle) })
 }
 
-pub fn duplicate(handle: zx_handle_t) -> zx_handle_t {
+pub(crate) fn duplicate(handle: zx_handle_t) -> zx_handle_t {
     // SAFETY: the pointer is to a local.
     create(|copy| unsafe { zx_handle_duplicate(handle, ZX_RIGHT_SAME_RIGHTS, copy) })
 }
 
-pub fn close(handle: zx_handle_t) {
+pub(crate) fn close(handle: zx_handle_t) {
     // SAFETY: always safe.
     assert_eq!(unsafe { zx_handle_close(handle) }, ZX_OK);
 }
 
-pub fn write(channel: zx_handle_t, bytes: &[u8], handles: &[zx_handle_t]) {
+pub(crate) fn write(channel: zx_handle_t, bytes: &[u8], handles: &[zx_handle_t]) {
     let (count, handle_count) = (bytes.len() as u32, handles.len() as u32);
     // SAFETY: the pointers are to slices of these lengths.
-    let status = unsafe { zx_channel_write(channel, 0, bytes.as_ptr(), count, handles.as_ptr(), handle_count) };
+    let status = unsafe {
+        zx_channel_write(channel, 0, bytes.as_ptr(), count, handles.as_ptr(), handle_count)
+    };
     assert_eq!(status, ZX_OK);
 }
 
-pub fn read(channel: zx_handle_t) -> Result<(Vec<u8>, Vec<zx_handle_t>), zx_status_t> {
+pub(crate) fn read(channel: zx_handle_t) -> Result<(Vec<u8>, Vec<zx_handle_t>), zx_status_t> {
     let (mut bytes, mut handles) = (vec![0; 65536], vec![0; 64]);
     let (mut count, mut handle_count) = (0, 0);
     let (data, taken) = (bytes.as_mut_ptr(), handles.as_mut_ptr());
     // SAFETY: the buffers have these sizes, the counts are locals.
-    let status = unsafe { zx_channel_read(channel, 0, data, taken, 65536, 64, &mut count, &mut handle_count) };
+    let status = unsafe {
+        zx_channel_read(channel, 0, data, taken, 65536, 64, &mut count, &mut handle_count)
+    };
     bytes.truncate(count as usize);
     handles.truncate(handle_count as usize);
     if status == ZX_OK { Ok((bytes, handles)) } else { Err(status) }
 }
 
-pub fn read_when_ready(channel: zx_handle_t) -> (Vec<u8>, Vec<zx_handle_t>) {
+pub(crate) fn read_when_ready(channel: zx_handle_t) -> (Vec<u8>, Vec<zx_handle_t>) {
     wait(channel, ZX_CHANNEL_READABLE);
     read(channel).unwrap()
 }
 
-pub fn call(channel: zx_handle_t, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn call(channel: zx_handle_t, bytes: &[u8]) -> Vec<u8> {
     let (mut reply, mut handles) = (vec![0; 65536], [0; 64]);
     let args = zx_channel_call_args_t {
         wr_bytes: bytes.as_ptr(),
@@ -85,55 +89,63 @@ pub fn call(channel: zx_handle_t, bytes: &[u8]) -> Vec<u8> {
     };
     let (mut count, mut handle_count) = (0, 0);
     // SAFETY: the pointers are to buffers of the stated sizes and to locals.
-    let status = unsafe { zx_channel_call(channel, 0, ZX_TIME_INFINITE, &args, &mut count, &mut handle_count) };
+    let status = unsafe {
+        zx_channel_call(channel, 0, ZX_TIME_INFINITE, &args, &mut count, &mut handle_count)
+    };
     assert_eq!(status, ZX_OK);
     reply.truncate(count as usize);
     reply
 }
 
 /// Waits for ever for any of `signals`, or for the end of a channel that would be waited for in vain.
-pub fn wait(handle: zx_handle_t, signals: zx_signals_t) -> zx_signals_t {
+pub(crate) fn wait(handle: zx_handle_t, signals: zx_signals_t) -> zx_signals_t {
     let mut observed = 0;
-    // SAFETY: the pointer is to a local.
-    assert_eq!(unsafe { zx_object_wait_one(handle, signals, ZX_TIME_INFINITE, &mut observed) }, ZX_OK);
+    assert_eq!(
+        // SAFETY: the pointer is to a local.
+        unsafe { zx_object_wait_one(handle, signals, ZX_TIME_INFINITE, &mut observed) },
+        ZX_OK
+    );
     observed
 }
 
-pub fn signals(handle: zx_handle_t) -> zx_signals_t {
+pub(crate) fn signals(handle: zx_handle_t) -> zx_signals_t {
     let mut observed = 0;
     // SAFETY: the pointer is to a local.
     unsafe { zx_object_wait_one(handle, !0, 0, &mut observed) };
     observed
 }
 
-pub fn next_packet(port: zx_handle_t) -> zx_port_packet_t {
+pub(crate) fn next_packet(port: zx_handle_t) -> zx_port_packet_t {
     let mut packet = zx_port_packet_t::default();
     // SAFETY: the pointer is to a local.
     assert_eq!(unsafe { zx_port_wait(port, ZX_TIME_INFINITE, &mut packet) }, ZX_OK);
     packet
 }
 
-pub fn process_info(process: zx_handle_t) -> zx_info_process_t {
+pub(crate) fn process_info(process: zx_handle_t) -> zx_info_process_t {
     let mut info = zx_info_process_t::default();
     let (buffer, none) = ((&raw mut info).cast(), std::ptr::null_mut());
     let size = size_of::<zx_info_process_t>();
-    // SAFETY: the buffer is a local of this size.
-    assert_eq!(unsafe { zx_object_get_info(process, ZX_INFO_PROCESS, buffer, size, none, none) }, ZX_OK);
+    assert_eq!(
+        // SAFETY: the buffer is a local of this size.
+        unsafe { zx_object_get_info(process, ZX_INFO_PROCESS, buffer, size, none, none) },
+        ZX_OK
+    );
     info
 }
 
 /// Starts this program in a role.
-pub fn spawn(role: &str, handles: Vec<(u32, zx_handle_t)>) -> zx_handle_t {
+pub(crate) fn spawn(role: &str, handles: Vec<(u32, zx_handle_t)>) -> zx_handle_t {
     let argv = vec!["test".into(), format!("child={role}").into()];
     linux::spawn(linux::SpawnOptions { argv, handles, ..Default::default() }).unwrap()
 }
 
-pub fn open_fds() -> usize {
+pub(crate) fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Gives the reaping thread time to let go of what has ended; the number of descriptors stops changing.
-pub fn settle() {
+pub(crate) fn settle() {
     let mut last = open_fds();
     let mut same = 0;
     while same < 20 {

@@ -33,7 +33,7 @@ pub async fn serve(
                 }
             }
             fhost::ComponentManagerRequest::ListInstances { iterator, .. } => {
-                list_instances(&manager, iterator)
+                list_instances(&manager, iterator);
             }
             fhost::ComponentManagerRequest::ReadLogs { options, iterator, .. } => {
                 fasync::Task::local(read_logs(manager.downgrade(), options, iterator)).detach();

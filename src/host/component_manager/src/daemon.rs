@@ -91,14 +91,14 @@ pub fn main() -> anyhow::Result<()> {
     let _leader = rustix::process::setsid();
     let _installed =
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().try_init();
-    run(Options::of_user()?)
+    run(&Options::of_user()?)
 }
 
 /// Runs a component manager until it is idle or told to end.
 ///
 /// # Errors
 /// Where it cannot listen.
-pub fn run(options: Options) -> anyhow::Result<()> {
+pub fn run(options: &Options) -> anyhow::Result<()> {
     let Some(lock) = options.runtime_directory.lock()? else {
         // Another one was faster, or is about to leave; the client finds out which.
         announce();
@@ -114,7 +114,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let mut executor = fasync::LocalExecutor::new();
     let (changed, changes) = mpsc::unbounded();
     executor.run_singlethreaded(async {
-        Daemon::start(&options, &temporary, changed).serve(changes, &options, listener).await;
+        Daemon::start(options, &temporary, changed).serve(changes, options, listener).await;
     });
     options.runtime_directory.remove_socket();
     let _gone = std::fs::remove_dir_all(&temporary);
@@ -152,10 +152,10 @@ impl Daemon {
             .with_log_sink(logs.clone())
             .with_system_resources()
             .with_protocol("fuchsia.memorypressure.Provider", move |_, channel| {
-                pressure.serve(ServerEnd::new(channel))
+                pressure.serve(ServerEnd::new(channel));
             })
             .with_protocol("fuchsia.net.interfaces.State", move |_, channel| {
-                network.serve(ServerEnd::new(channel))
+                network.serve(ServerEnd::new(channel));
             })
             .with_directory("host_tmp", temporary)
             .with_directory("host_data", &options.data_directory)
@@ -291,7 +291,7 @@ fn accept_in_background(listener: &OwnedFd, connections: mpsc::UnboundedSender<O
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
                 // Out of descriptors: give others time to close some.
                 Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
-                    std::thread::sleep(std::time::Duration::from_millis(50))
+                    std::thread::sleep(std::time::Duration::from_millis(50));
                 }
                 Err(_) => return,
             }
@@ -327,7 +327,7 @@ fn termination_signals() -> mpsc::UnboundedReceiver<()> {
             });
         }
         Err(error) => {
-            tracing::warn!(%error, "Signals end the component manager without further ado")
+            tracing::warn!(%error, "Signals end the component manager without further ado");
         }
     }
     receiver

@@ -51,16 +51,11 @@ fn fake(
             fs.dir("svc")
                 .add_fidl_service(|stream: fvirtualization::GuestLifecycleRequestStream| stream);
             fs.serve_connection(handles.outgoing_dir)?;
-            while let Some(mut stream) = fs.next().await {
-                while let Some(Ok(request)) = stream.next().await {
-                    match request {
-                        fvirtualization::GuestLifecycleRequest::Stop { responder } => {
-                            responder.send()?;
-                            return Ok(());
-                        }
-                        _ => anyhow::bail!("Only Stop is faked"),
-                    }
-                }
+            let Some(mut stream) = fs.next().await else { return Ok(()) };
+            if let Some(Ok(fvirtualization::GuestLifecycleRequest::Stop { responder })) =
+                stream.next().await
+            {
+                responder.send()?;
             }
             Ok(())
         })

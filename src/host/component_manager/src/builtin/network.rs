@@ -259,7 +259,7 @@ fn changes(before: &Interfaces, now: &Interfaces) -> Vec<finterfaces::Event> {
         match before.get(id) {
             None => events.push(finterfaces::Event::Added(properties(*id, interface))),
             Some(old) if old != interface => {
-                events.push(finterfaces::Event::Changed(properties(*id, interface)))
+                events.push(finterfaces::Event::Changed(properties(*id, interface)));
             }
             Some(_) => {}
         }

@@ -1,11 +1,9 @@
 //! From documents to a declaration: names, references, defaults and the rules between sections.
 
-use super::document::{
-    Capability, Collection, Environment, Expose, Offer, OneOrMany, Registration, Use,
-};
+use super::document::{Capability, Collection, Environment, OneOrMany, Registration};
 use super::{Diagnostic, Diagnostics, Loaded, config, dependencies};
 use crate::decl::*;
-use crate::name::{Name, ParseError, Path, RelativePath, Url};
+use crate::name::{Name, ParseError, RelativePath, Url};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -28,7 +26,7 @@ impl<'a> At<'a> {
         Self { loaded: self.loaded, path: format!("{}.{key}", self.path) }
     }
 
-    fn item(&self, index: usize) -> Self {
+    pub(super) fn item(&self, index: usize) -> Self {
         Self { loaded: self.loaded, path: format!("{}[{index}]", self.path) }
     }
 }
@@ -62,7 +60,7 @@ pub(super) fn compile(files: &[Loaded]) -> Result<ComponentDecl, Diagnostics> {
 
 /// Which words a clause's source may be.
 #[derive(Clone, Copy)]
-struct Sources {
+pub(super) struct Sources {
     parent: bool,
     itself: bool,
     framework: bool,
@@ -71,7 +69,7 @@ struct Sources {
     void: bool,
 }
 
-const USE_SOURCES: Sources = Sources {
+pub(super) const USE_SOURCES: Sources = Sources {
     parent: true,
     itself: true,
     framework: true,
@@ -79,7 +77,7 @@ const USE_SOURCES: Sources = Sources {
     environment: true,
     void: false,
 };
-const OFFER_SOURCES: Sources = Sources {
+pub(super) const OFFER_SOURCES: Sources = Sources {
     parent: true,
     itself: true,
     framework: true,
@@ -87,7 +85,7 @@ const OFFER_SOURCES: Sources = Sources {
     environment: false,
     void: true,
 };
-const EXPOSE_SOURCES: Sources = Sources {
+pub(super) const EXPOSE_SOURCES: Sources = Sources {
     parent: false,
     itself: true,
     framework: true,
@@ -144,7 +142,7 @@ impl Compiler {
         });
     }
 
-    fn parse<T: FromStr<Err = ParseError>>(
+    pub(super) fn parse<T: FromStr<Err = ParseError>>(
         &mut self,
         at: &At<'_>,
         what: &str,
@@ -152,13 +150,13 @@ impl Compiler {
     ) -> Option<T> {
         text.parse()
             .map_err(|error| {
-                self.problem(at, format!("{text:?} is not a {what}"), format!("{error}"))
+                self.problem(at, format!("{text:?} is not a {what}"), format!("{error}"));
             })
             .ok()
     }
 
     /// One of `words`, or the first where there is none.
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
         at: &At<'_>,
         text: Option<&str>,
@@ -247,7 +245,8 @@ impl Compiler {
     ) {
         let Some(name) = text.and_then(|text| text.strip_prefix('#')) else { return };
         let declared = self.decl.environments.iter().any(|environment| environment.name == name);
-        if !declared && !(document.program.is_none() && document.environments.is_empty()) {
+        let is_shard = document.program.is_none() && document.environments.is_empty();
+        if !declared && !is_shard {
             self.problem(
                 at,
                 format!("There is no environment {name:?}"),
@@ -413,7 +412,7 @@ impl Compiler {
     }
 
     /// The one kind of capability that a clause names, with its names and their places.
-    fn names<'a>(
+    pub(super) fn names<'a>(
         &mut self,
         at: &At<'a>,
         capabilities: &[(CapabilityType, &OneOrMany)],
@@ -546,14 +545,14 @@ impl Compiler {
         })
     }
 
-    fn subdir(&mut self, at: &At<'_>, text: Option<&str>) -> Option<RelativePath> {
+    pub(super) fn subdir(&mut self, at: &At<'_>, text: Option<&str>) -> Option<RelativePath> {
         text.map_or_else(
             || Some(RelativePath::default()),
             |text| self.parse(&at.key("subdir"), "relative path", text),
         )
     }
 
-    fn rights(&mut self, at: &At<'_>, tokens: &OneOrMany) -> Option<Rights> {
+    pub(super) fn rights(&mut self, at: &At<'_>, tokens: &OneOrMany) -> Option<Rights> {
         let mut rights = Rights::empty();
         for (index, token) in tokens.items.iter().enumerate() {
             match Rights::from_token(token) {
@@ -572,7 +571,7 @@ impl Compiler {
         Some(rights)
     }
 
-    fn source(&mut self, at: &At<'_>, text: &str, allowed: Sources) -> Option<Source> {
+    pub(super) fn source(&mut self, at: &At<'_>, text: &str, allowed: Sources) -> Option<Source> {
         let source = match text {
             "parent" if allowed.parent => Source::Parent,
             "self" if allowed.itself => Source::Itself,
@@ -603,7 +602,7 @@ impl Compiler {
     }
 
     /// Whether what `source` refers to exists in this manifest.
-    fn exists(&self, source: &Source, kind: CapabilityType, name: &Name) -> bool {
+    pub(super) fn exists(&self, source: &Source, kind: CapabilityType, name: &Name) -> bool {
         match source {
             Source::Child(child) => self.decl.child(&child.name).is_some(),
             Source::Itself => self.decl.capability(kind, name).is_some(),
@@ -611,7 +610,13 @@ impl Compiler {
         }
     }
 
-    fn report_missing(&mut self, at: &At<'_>, source: &Source, kind: CapabilityType, name: &Name) {
+    pub(super) fn report_missing(
+        &mut self,
+        at: &At<'_>,
+        source: &Source,
+        kind: CapabilityType,
+        name: &Name,
+    ) {
         match source {
             Source::Child(child) => self.problem(
                 &at.key("from"),
@@ -626,7 +631,7 @@ impl Compiler {
         }
     }
 
-    fn availability(&mut self, at: &At<'_>, text: Option<&str>) -> Option<Availability> {
+    pub(super) fn availability(&mut self, at: &At<'_>, text: Option<&str>) -> Option<Availability> {
         let words = [
             ("required", Availability::Required),
             ("optional", Availability::Optional),
@@ -634,385 +639,6 @@ impl Compiler {
             ("same_as_target", Availability::SameAsTarget),
         ];
         self.choice(&at.key("availability"), text, &words)
-    }
-
-    fn dependency(&mut self, at: &At<'_>, text: Option<&str>) -> bool {
-        self.choice(&at.key("dependency"), text, &[("strong", true), ("weak", false)])
-            .unwrap_or(true)
-    }
-
-    fn used(&mut self, at: &At<'_>, clause: &Use) {
-        let Some((kind, names)) = self.names(at, &clause.capabilities()) else { return };
-        let default = if kind == CapabilityType::Runner { "environment" } else { "parent" };
-        let source =
-            self.source(&at.key("from"), clause.from.as_deref().unwrap_or(default), USE_SOURCES);
-        let availability = self.availability(at, clause.availability.as_deref());
-        let strong = self.dependency(at, clause.dependency.as_deref());
-        let rights = match &clause.rights {
-            Some(tokens) => Some(self.rights(&at.key("rights"), tokens)),
-            None if kind == CapabilityType::Directory
-                && clause.from.as_deref() != Some("framework") =>
-            {
-                return self.problem(
-                    at,
-                    "A directory is used without \"rights\"",
-                    "Say what for, such as rights: [ \"r*\" ]",
-                );
-            }
-            None => None,
-        };
-        let subdir = self.subdir(at, clause.subdir.as_deref());
-        let (Some(source), Some(availability), Some(subdir)) = (source, availability, subdir)
-        else {
-            return;
-        };
-        if clause.path.is_some() && names.len() > 1 {
-            return self.problem(
-                &at.key("path"),
-                "One path for several capabilities",
-                "Give each an entry of its own",
-            );
-        }
-        if matches!(availability, Availability::SameAsTarget) {
-            return self.problem(
-                &at.key("availability"),
-                "A use has no target",
-                "Use \"required\", \"optional\" or \"transitional\"",
-            );
-        }
-        for (name, place) in names {
-            if !self.exists(&source, kind, &name) {
-                self.report_missing(at, &source, kind, &name);
-                continue;
-            }
-            let Some(target_path) = self.target_path(at, clause, kind, &name) else { continue };
-            if let Some(path) = &target_path {
-                self.check_overlap(&place, kind, path);
-            }
-            if strong {
-                dependencies::note_use(self, &source);
-            }
-            let (config_key, config_default) = if kind == CapabilityType::Config {
-                config::used(self, at, clause)
-            } else {
-                (None, None)
-            };
-            self.decl.uses.push(UseDecl {
-                kind,
-                source_name: name,
-                source: source.clone(),
-                target_path,
-                rights: rights.flatten(),
-                subdir: subdir.clone(),
-                availability,
-                config_key,
-                config_default,
-            });
-        }
-    }
-
-    /// The place in the namespace; the outer `None` is an error that was reported.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer one is the error, the inner one a kind without a place"
-    )]
-    fn target_path(
-        &mut self,
-        at: &At<'_>,
-        clause: &Use,
-        kind: CapabilityType,
-        name: &Name,
-    ) -> Option<Option<Path>> {
-        let default = match kind {
-            CapabilityType::Runner | CapabilityType::Config => return Some(None),
-            CapabilityType::Directory | CapabilityType::Storage if clause.path.is_none() => {
-                self.problem(
-                    at,
-                    format!("The {kind} {name:?} is used without \"path\""),
-                    "Say where it appears, such as path: \"/data\"",
-                );
-                return None;
-            }
-            CapabilityType::EventStream => "/svc/fuchsia.component.EventStream".to_owned(),
-            CapabilityType::Dictionary => format!("/svc/{name}.dictionary"),
-            _ => format!("/svc/{name}"),
-        };
-        self.parse(&at.key("path"), "path", clause.path.as_deref().unwrap_or(&default)).map(Some)
-    }
-
-    /// Directories own everything below their path; protocols may share a parent.
-    fn check_overlap(&mut self, at: &At<'_>, kind: CapabilityType, path: &Path) {
-        let is_tree = |kind| matches!(kind, CapabilityType::Directory | CapabilityType::Storage);
-        let clash = self.decl.uses.iter().find_map(|other| {
-            let theirs = other.target_path.as_ref()?;
-            let inside = path.is_within(theirs) && (is_tree(other.kind) || path == theirs);
-            let around = theirs.is_within(path) && is_tree(kind);
-            // One protocol is often named by several shards; the same clause twice does no harm.
-            let same = path == theirs
-                && kind == other.kind
-                && path.basename() == other.source_name.as_str();
-            ((inside || around) && !(same && kind == CapabilityType::Protocol))
-                .then(|| theirs.clone())
-        });
-        if let Some(theirs) = clash {
-            self.problem(
-                at,
-                format!("{path} in the namespace clashes with {theirs}"),
-                "Give one of the two another \"path\"",
-            );
-        }
-        if path.as_str() == "/pkg" || path.as_str().starts_with("/pkg/") {
-            self.problem(
-                at,
-                format!("{path} in the namespace is the component's package"),
-                "Use another \"path\"",
-            );
-        }
-    }
-
-    fn offer(&mut self, at: &At<'_>, clause: &Offer) {
-        let Some((kind, names)) = self.names(at, &clause.capabilities()) else { return };
-        let (Some(from), Some(to)) = (&clause.from, &clause.to) else {
-            return self.problem(
-                at,
-                "The offer lacks \"from\" or \"to\"",
-                "Say whose capability goes to which child",
-            );
-        };
-        if clause.r#as.is_some() && names.len() > 1 {
-            return self.problem(
-                &at.key("as"),
-                "One new name for several capabilities",
-                "Give each an entry of its own",
-            );
-        }
-        let unknown_source = self.choice(
-            &at.key("source_availability"),
-            clause.source_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
-        let unknown_target = self.choice(
-            &at.key("target_availability"),
-            clause.target_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
-        let availability = self.availability(at, clause.availability.as_deref());
-        let strong = self.dependency(at, clause.dependency.as_deref());
-        let rights = clause.rights.as_ref().map(|tokens| self.rights(&at.key("rights"), tokens));
-        let subdir = self.subdir(at, clause.subdir.as_deref());
-        let (Some(unknown_source), Some(unknown_target), Some(mut availability), Some(subdir)) =
-            (unknown_source, unknown_target, availability, subdir)
-        else {
-            return;
-        };
-        for text in &from.items {
-            let Some(mut source) = self.source(&at.key("from"), text, OFFER_SOURCES) else {
-                continue;
-            };
-            for (name, place) in &names {
-                if !self.exists(&source, kind, name)
-                    && !(text.starts_with("self/") || text.starts_with("parent/"))
-                {
-                    if unknown_source {
-                        source = Source::Void;
-                        availability = Availability::Optional;
-                    } else {
-                        self.report_missing(at, &source, kind, name);
-                        continue;
-                    }
-                }
-                for target in self.targets(at, to, unknown_target, text) {
-                    let target_name = match &clause.r#as {
-                        Some(text) => self.parse(&at.key("as"), "capability's name", text),
-                        None => Some(name.clone()),
-                    };
-                    let Some(target_name) = target_name else { continue };
-                    self.check_offer(place, kind, &target, &target_name, &source);
-                    if strong {
-                        dependencies::note_offer(self, &source, &target);
-                    }
-                    let (source, source_name, subdir) =
-                        (source.clone(), name.clone(), subdir.clone());
-                    self.decl.offers.push(OfferDecl {
-                        kind,
-                        source_name,
-                        source,
-                        target,
-                        target_name,
-                        rights: rights.flatten(),
-                        subdir,
-                        availability,
-                    });
-                }
-            }
-        }
-    }
-
-    fn targets(
-        &mut self,
-        at: &At<'_>,
-        to: &OneOrMany,
-        unknown: bool,
-        from: &str,
-    ) -> Vec<OfferTarget> {
-        let at = at.key("to");
-        let mut targets = Vec::new();
-        for (index, text) in to.items.iter().enumerate() {
-            let at = if to.is_list { at.item(index) } else { at.clone() };
-            if text == "all" {
-                targets.extend(
-                    self.decl.children.iter().map(|child| OfferTarget::Child(child.name.clone())),
-                );
-                targets.extend(
-                    self.decl
-                        .collections
-                        .iter()
-                        .map(|collection| OfferTarget::Collection(collection.name.clone())),
-                );
-                // A child's own capability does not come back to it.
-                targets.retain(|target| !matches!(target, OfferTarget::Child(name) if from.strip_prefix('#') == Some(name.as_str())));
-                continue;
-            }
-            if let Some(dictionary) = text.strip_prefix("self/") {
-                targets.extend(
-                    self.parse(&at, "dictionary's name", dictionary).map(OfferTarget::Capability),
-                );
-                continue;
-            }
-            let Some(name) = text.strip_prefix('#') else {
-                self.problem(
-                    &at,
-                    format!("{text:?} is no target of an offer"),
-                    "Write \"#<child>\", \"#<collection>\" or \"all\"",
-                );
-                continue;
-            };
-            let Some(name) = self.parse::<Name>(&at, "name", name) else { continue };
-            if self.decl.collection(&name).is_some() {
-                targets.push(OfferTarget::Collection(name));
-            } else if self.decl.child(&name).is_some() {
-                targets.push(OfferTarget::Child(name));
-            } else if !unknown {
-                self.problem(
-                    &at,
-                    format!("There is no child or collection {name:?}"),
-                    "Declare it under \"children\" or \"collections\"",
-                );
-            }
-        }
-        targets
-    }
-
-    fn check_offer(
-        &mut self,
-        at: &At<'_>,
-        kind: CapabilityType,
-        target: &OfferTarget,
-        target_name: &Name,
-        source: &Source,
-    ) {
-        let twice = self.decl.offers.iter().any(|offer| {
-            offer.kind == kind
-                && offer.target == *target
-                && offer.target_name == *target_name
-                && offer.source != *source
-        });
-        if twice {
-            self.problem(
-                at,
-                format!("Two offers bring the {kind} {target_name:?} to the same target"),
-                "Remove one, or rename one with \"as\"",
-            );
-        }
-        if let (OfferTarget::Child(to), Source::Child(from)) = (target, source)
-            && *to == from.name
-        {
-            self.problem(
-                at,
-                format!("The {kind} {target_name:?} is offered to the child that it comes from"),
-                "Remove the offer; the child has it already",
-            );
-        }
-    }
-
-    fn expose(&mut self, at: &At<'_>, clause: &Expose) {
-        let Some((kind, names)) = self.names(at, &clause.capabilities()) else { return };
-        let Some(from) = &clause.from else {
-            return self.problem(
-                at,
-                "The expose lacks \"from\"",
-                "Say \"self\" or the child that has it",
-            );
-        };
-        if clause.r#as.is_some() && names.len() > 1 {
-            return self.problem(
-                &at.key("as"),
-                "One new name for several capabilities",
-                "Give each an entry of its own",
-            );
-        }
-        let unknown_source = self.choice(
-            &at.key("source_availability"),
-            clause.source_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
-        let to_parent = self.choice(
-            &at.key("to"),
-            clause.to.as_deref(),
-            &[("parent", true), ("framework", false)],
-        );
-        let availability = self.availability(at, clause.availability.as_deref());
-        let rights = clause.rights.as_ref().map(|tokens| self.rights(&at.key("rights"), tokens));
-        let subdir = self.subdir(at, clause.subdir.as_deref());
-        let (Some(unknown), Some(true), Some(mut availability), Some(subdir)) =
-            (unknown_source, to_parent, availability, subdir)
-        else {
-            return;
-        };
-        for text in &from.items {
-            let Some(mut source) = self.source(&at.key("from"), text, EXPOSE_SOURCES) else {
-                continue;
-            };
-            for (name, place) in &names {
-                if !self.exists(&source, kind, name) {
-                    if unknown {
-                        source = Source::Void;
-                        availability = Availability::Optional;
-                    } else {
-                        self.report_missing(at, &source, kind, name);
-                        continue;
-                    }
-                }
-                let target_name = match &clause.r#as {
-                    Some(text) => self.parse(&at.key("as"), "capability's name", text),
-                    None => Some(name.clone()),
-                };
-                let Some(target_name) = target_name else { continue };
-                if self
-                    .decl
-                    .exposes
-                    .iter()
-                    .any(|expose| expose.kind == kind && expose.target_name == target_name)
-                {
-                    self.problem(
-                        place,
-                        format!("The {kind} {target_name:?} is exposed already"),
-                        "Remove one, or rename one with \"as\"",
-                    );
-                    continue;
-                }
-                let (source, source_name, subdir) = (source.clone(), name.clone(), subdir.clone());
-                self.decl.exposes.push(ExposeDecl {
-                    kind,
-                    source_name,
-                    source,
-                    target_name,
-                    rights: rights.flatten(),
-                    subdir,
-                    availability,
-                });
-            }
-        }
     }
 
     fn environment(&mut self, at: &At<'_>, environment: &Environment) {

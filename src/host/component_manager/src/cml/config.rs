@@ -35,7 +35,7 @@ pub(super) fn field(
     };
     match compiler.decl.config.iter().find(|known| known.key == key) {
         Some(known) if known.kind != kind => {
-            compiler.problem(at, format!("{key:?} has another type in another file"), "")
+            compiler.problem(at, format!("{key:?} has another type in another file"), "");
         }
         Some(_) => {}
         None => compiler.decl.config.push(ConfigField { key: key.to_owned(), kind, default }),

@@ -4,6 +4,7 @@
 //! does not route (services, dictionaries, event streams, resolvers) are understood and carried along, so that a manifest written for
 //! Fuchsia loads; using one fails when it is routed, not when it is read.
 
+mod clauses;
 mod compile;
 mod config;
 mod dependencies;

@@ -532,10 +532,15 @@ impl Manager {
 
     /// Stops the instance and all below it and takes them out of the tree, with their storage.
     pub async fn destroy(&self, id: InstanceId) {
-        if let Some(waiters) = self.inner.destroying.borrow_mut().get_mut(&id) {
+        let under_way = self.inner.destroying.borrow_mut().get_mut(&id).map(|waiters| {
             let (sender, receiver) = oneshot::channel();
             waiters.push(sender);
-            return drop_result(receiver).await;
+            receiver
+        });
+        if let Some(receiver) = under_way {
+            // Cancelled means that the manager is gone, and the instance with it.
+            let _result = receiver.await;
+            return;
         }
         if self.tree().get(id).is_err() {
             return;
@@ -564,11 +569,6 @@ impl Manager {
         let root = self.tree().root();
         self.stop_tree(root).await;
     }
-}
-
-async fn drop_result(receiver: oneshot::Receiver<()>) {
-    // Cancelled means that the manager is gone, and the instance with it.
-    let _result = receiver.await;
 }
 
 /// A receiver as a future of `Option`, which a time-out can answer for.

@@ -138,7 +138,7 @@ impl Manager {
             RouteSource::Framework { scope, name } if route.kind == CapabilityType::Protocol => {
                 match take_channel(open) {
                     Some(channel) if name == "fuchsia.component.Realm" => {
-                        realm::serve(self, scope, ServerEnd::new(channel))
+                        realm::serve(self, scope, ServerEnd::new(channel));
                     }
                     Some(channel) => {
                         // fuchsia.component.Binder: the connection starts the component and lasts as long as it runs.

@@ -273,10 +273,10 @@ impl Tree {
             let Some(parent) = instance.parent else { return Ok(None) };
             if let Some(name) = instance.environment.clone() {
                 let holder = self.resolve(parent)?;
-                if let Some(environment) = holder.decl.environment(&name) {
-                    if environment.stop_timeout_ms.is_some() || !environment.extends_realm {
-                        return Ok(environment.stop_timeout_ms);
-                    }
+                if let Some(environment) = holder.decl.environment(&name)
+                    && (environment.stop_timeout_ms.is_some() || !environment.extends_realm)
+                {
+                    return Ok(environment.stop_timeout_ms);
                 }
             }
             at = parent;

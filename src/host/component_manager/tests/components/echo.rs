@@ -36,7 +36,7 @@ async fn serve_lifecycle(mut stream: fvirtualization::GuestLifecycleRequestStrea
     while let Some(Ok(request)) = stream.next().await {
         match request {
             fvirtualization::GuestLifecycleRequest::Bind { guest, .. } => {
-                fasync::Task::local(serve_guest(guest.into_stream())).detach()
+                fasync::Task::local(serve_guest(guest.into_stream())).detach();
             }
             fvirtualization::GuestLifecycleRequest::Stop { responder } => {
                 let _gone = responder.send();

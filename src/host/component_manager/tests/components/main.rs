@@ -37,16 +37,16 @@ fn main() -> anyhow::Result<()> {
             std::thread::park();
         },
         "bare" => Ok(()),
-        _ => component_manager(arguments.collect()),
+        _ => component_manager(&arguments.collect::<Vec<_>>()),
     }
 }
 
 /// `component_manager RUNTIME_DIRECTORY DATA_DIRECTORY IDLE_MILLISECONDS`
-fn component_manager(arguments: Vec<String>) -> anyhow::Result<()> {
-    let [_, runtime, data, idle] = arguments.as_slice() else {
+fn component_manager(arguments: &[String]) -> anyhow::Result<()> {
+    let [_, runtime, data, idle] = arguments else {
         anyhow::bail!("RUNTIME_DIRECTORY DATA_DIRECTORY IDLE_MILLISECONDS are wanted")
     };
-    daemon::run(daemon::Options {
+    daemon::run(&daemon::Options {
         runtime_directory: RuntimeDirectory::at(Path::new(runtime))?,
         executable: std::env::current_exe()?,
         package_directories: Vec::new(),

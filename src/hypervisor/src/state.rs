@@ -187,8 +187,8 @@ pub struct CpuState {
     pub host_mxcsr: u32,
     /// Guest MXCSR while Rust runs.
     pub mxcsr: u32,
-    /// Explicit padding.
-    pub reserved0: u32,
+    /// An interrupt waits for the guest to let it in; refreshed whenever Rust returns to translated code.
+    pub interrupts_pending: u32,
     /// Translator scratch words.
     pub tmp: [u64; 16],
     /// Host stack pointer while translated code runs.
@@ -197,10 +197,12 @@ pub struct CpuState {
     pub return_stack: u64,
     /// GS base for translated code: the TLB set of the current address space and view.
     pub tlb_set: u64,
-    /// TLB set of supervisor mode with user pages protected (SMAP on and AC clear).
+    /// TLB set of supervisor mode with AC clear.
     pub tlb_set_protected: u64,
-    /// TLB set of supervisor mode with user pages accessible.
+    /// TLB set of supervisor mode with AC set.
     pub tlb_set_open: u64,
+    /// TLB set of user mode.
+    pub tlb_set_user: u64,
     /// Host address where translated code continues after a thunk.
     pub resume: u64,
     /// The translator's run context, for thunks.

@@ -175,7 +175,9 @@ impl Tlb {
 
     /// Stores the set addresses that translated code needs into `state`; after changes of CPL, CR3, CR4.SMAP or AC.
     pub fn publish(&self, state: &mut CpuState) {
-        state.tlb_set_protected = self.set_address(View::Protected);
+        let smap = state.cr4 & (1 << 21) != 0;
+        state.tlb_set_protected = self.set_address(if smap { View::Protected } else { View::Open });
+        state.tlb_set_user = self.set_address(View::User);
         state.tlb_set_open = self.set_address(View::Open);
         state.tlb_set = self.set_address(View::current(state));
     }
@@ -227,9 +229,8 @@ impl Tlb {
                 slot
             }
             None => {
-                let slot = (FIRST_USER..SETS)
-                    .min_by_key(|&i| self.logs[i].last_use)
-                    .unwrap_or(FIRST_USER);
+                let slot =
+                    (FIRST_USER..SETS).min_by_key(|&i| self.logs[i].last_use).unwrap_or(FIRST_USER);
                 self.logs[slot].clear_non_global();
                 self.logs[slot].owner = Some(space);
                 slot
@@ -326,8 +327,8 @@ impl SetLog {
     fn insert(&mut self, fill: &Fill) {
         let index = index_of(fill.va);
         let page = fill.va & !0xfff;
-        let flags = if fill.global { FLAG_GLOBAL } else { 0 }
-            | if fill.write { FLAG_WRITABLE } else { 0 };
+        let flags =
+            if fill.global { FLAG_GLOBAL } else { 0 } | if fill.write { FLAG_WRITABLE } else { 0 };
         self.set_mut().entries[index] = TlbEntry {
             read: page,
             write: if fill.write { page } else { invalid_tag(index) },

@@ -96,8 +96,7 @@ impl Asm {
             Mem::Index(b, x, _, _) => (b, x),
             Mem::Scaled(x, _, _) => (0, x),
         };
-        let rex =
-            0x40 | u8::from(wide) << 3 | (r >> 3 & 1) << 2 | (x >> 3 & 1) << 1 | (b >> 3 & 1);
+        let rex = 0x40 | u8::from(wide) << 3 | (r >> 3 & 1) << 2 | (x >> 3 & 1) << 1 | (b >> 3 & 1);
         if rex != 0x40 {
             self.code.push(rex);
         }
@@ -252,6 +251,40 @@ impl Asm {
     pub(super) fn shr_imm(&mut self, r: u8, count: u8) {
         self.op_reg(true, &[0xc1], 5, r);
         self.code.push(count);
+    }
+
+    pub(super) fn shl_imm(&mut self, r: u8, count: u8) {
+        self.op_reg(true, &[0xc1], 4, r);
+        self.code.push(count);
+    }
+
+    pub(super) fn sar_imm(&mut self, r: u8, count: u8) {
+        self.op_reg(true, &[0xc1], 7, r);
+        self.code.push(count);
+    }
+
+    pub(super) fn not(&mut self, r: u8) {
+        self.op_reg(true, &[0xf7], 2, r);
+    }
+
+    pub(super) fn store16(&mut self, mem: Mem, from: u8) {
+        self.op_mem(0x66, false, &[0x89], from, mem);
+    }
+
+    pub(super) fn cmovne(&mut self, to: u8, mem: Mem) {
+        self.op_mem(0, true, &[0x0f, 0x45], to, mem);
+    }
+
+    /// TEST of a 32-bit register.
+    pub(super) fn test_imm32(&mut self, r: u8, value: i32) {
+        self.op_reg(false, &[0xf7], 0, r);
+        self.imm32(value);
+    }
+
+    /// TEST of bit 0 of the byte at an absolute address.
+    pub(super) fn test_bit0(&mut self, at: u32) {
+        self.op_mem(0, false, &[0xf6], 0, Mem::Abs(at));
+        self.code.push(1);
     }
 
     /// RORX: a rotation that leaves flags alone (BMI2).

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, IcedError, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind};
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub(super) enum Class {
     Cld,
     Std,
     Cli,
+    Sti,
+    Swapgs,
+    Stac,
+    Clac,
+    Syscall,
+    Sysret,
     Rdtsc,
     /// One page-local chunk of REP MOVS or STOS natively, the rest interpreted.
     RepString,
@@ -140,18 +146,25 @@ fn classify(code: Code) -> Class {
     }
     let mnemonic = code.mnemonic();
     match mnemonic {
-        M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetch | M::Prefetchw
-        | M::Prefetchwt1 | M::Endbr64 | M::Endbr32 | M::Fnop | M::Reservednop => Class::Skip,
+        M::Nop
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchwt1
+        | M::Endbr64
+        | M::Endbr32
+        | M::Fnop
+        | M::Reservednop => Class::Skip,
         M::Lea => Class::Lea,
         M::Leave => match code {
             Code::Leaveq => Class::Leave,
             _ => Class::Interpret,
         },
         M::Push => match code {
-            Code::Push_r64
-            | Code::Push_rm64
-            | Code::Pushq_imm8
-            | Code::Pushq_imm32 => Class::Push,
+            Code::Push_r64 | Code::Push_rm64 | Code::Pushq_imm8 | Code::Pushq_imm32 => Class::Push,
             _ => Class::Interpret,
         },
         M::Pop => match code {
@@ -160,28 +173,76 @@ fn classify(code: Code) -> Class {
             _ => Class::InterpretEnd,
         },
         M::Pushfq => Class::Pushf,
-        M::Popfq | M::Popf | M::Sti | M::Stac | M::Clac | M::Swapgs | M::Wrfsbase | M::Wrgsbase => {
-            Class::InterpretEnd
-        }
+        M::Sti => Class::Sti,
+        M::Stac => Class::Stac,
+        M::Clac => Class::Clac,
+        M::Swapgs => Class::Swapgs,
+        M::Popfq | M::Popf | M::Wrfsbase | M::Wrgsbase => Class::InterpretEnd,
         M::Cli => Class::Cli,
         M::Cld => Class::Cld,
         M::Std => Class::Std,
         M::Rdtsc => Class::Rdtsc,
-        M::Pushf | M::Enter | M::Xlatb | M::Cpuid | M::Rdtscp | M::Rdpid | M::Rdfsbase | M::Rdgsbase | M::Sgdt
-        | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw | M::Xgetbv => Class::Interpret,
-        M::Rdmsr | M::In | M::Insb | M::Insw | M::Insd | M::Out | M::Outsb | M::Outsw | M::Outsd => {
-            Class::InterpretEnd
+        M::Pushf
+        | M::Enter
+        | M::Xlatb
+        | M::Cpuid
+        | M::Rdtscp
+        | M::Rdpid
+        | M::Rdfsbase
+        | M::Rdgsbase
+        | M::Sgdt
+        | M::Sidt
+        | M::Sldt
+        | M::Str
+        | M::Smsw
+        | M::Lar
+        | M::Lsl
+        | M::Verr
+        | M::Verw
+        | M::Xgetbv => Class::Interpret,
+        M::Rdmsr
+        | M::In
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Out
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd => Class::InterpretEnd,
+        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
+            Class::RepString
         }
-        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq => Class::RepString,
         M::Movsd if code.op_code().encoding() == EncodingKind::Legacy && is_string_movsd(code) => {
             Class::RepString
         }
-        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq | M::Cmpsb
-        | M::Cmpsw | M::Cmpsq => Class::Interpret,
+        M::Lodsb
+        | M::Lodsw
+        | M::Lodsd
+        | M::Lodsq
+        | M::Scasb
+        | M::Scasw
+        | M::Scasd
+        | M::Scasq
+        | M::Cmpsb
+        | M::Cmpsw
+        | M::Cmpsq => Class::Interpret,
         M::Cmpsd if code == Code::Cmpsd_m32_m32 => Class::Interpret,
-        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64
-        | M::Xrstor | M::Xrstor64 => Class::FpState,
-        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd
+        M::Fxsave
+        | M::Fxsave64
+        | M::Fxrstor
+        | M::Fxrstor64
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xrstor
+        | M::Xrstor64 => Class::FpState,
+        M::Maskmovq
+        | M::Maskmovdqu
+        | M::Vmaskmovdqu
+        | M::Vmaskmovps
+        | M::Vmaskmovpd
+        | M::Vpmaskmovd
         | M::Vpmaskmovq => Class::Element,
         _ if uses_vector_index(code) && features_allowed(code) => Class::Element,
         M::Mov if uses_special_register(code) => Class::InterpretEnd,
@@ -196,11 +257,15 @@ fn classify(code: Code) -> Class {
 
 fn classify_control(code: Code) -> Option<Class> {
     let class = match code.flow_control() {
+        _ if code == Code::Syscall => Class::Syscall,
+        _ if code == Code::Sysretq => Class::Sysret,
         FlowControl::Next => return None,
         FlowControl::ConditionalBranch => match code.mnemonic() {
-            Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne | Mnemonic::Jrcxz | Mnemonic::Jecxz => {
-                Class::Loop
-            }
+            Mnemonic::Loop
+            | Mnemonic::Loope
+            | Mnemonic::Loopne
+            | Mnemonic::Jrcxz
+            | Mnemonic::Jecxz => Class::Loop,
             _ if code.is_jcc_short_or_near() => Class::Jcc,
             _ => Class::InterpretEnd,
         },
@@ -225,22 +290,15 @@ fn is_string_movsd(code: Code) -> bool {
 fn uses_special_register(code: Code) -> bool {
     use iced_x86::OpCodeOperandKind as K;
     let info = code.op_code();
-    (0..info.op_count()).any(|i| {
-        matches!(
-            info.op_kind(i),
-            K::seg_reg | K::cr_reg | K::dr_reg | K::tr_reg
-        )
-    })
+    (0..info.op_count())
+        .any(|i| matches!(info.op_kind(i), K::seg_reg | K::cr_reg | K::dr_reg | K::tr_reg))
 }
 
 fn uses_vector_index(code: Code) -> bool {
     use iced_x86::OpCodeOperandKind as K;
     let info = code.op_code();
     (0..info.op_count()).any(|i| {
-        matches!(
-            info.op_kind(i),
-            K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y
-        )
+        matches!(info.op_kind(i), K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y)
     })
 }
 
@@ -276,7 +334,9 @@ fn unit(code: Code) -> Unit {
         Unit::X87
     } else if touches_mmx(code) {
         Unit::Mmx
-    } else if touches_vector(code) || matches!(code.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr) {
+    } else if touches_vector(code)
+        || matches!(code.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr)
+    {
         Unit::Sse
     } else {
         Unit::Integer
@@ -322,6 +382,3 @@ fn touches_vector(code: Code) -> bool {
 pub(super) fn memory_operand(instruction: &Instruction) -> Option<u32> {
     (0..instruction.op_count()).find(|&i| instruction.op_kind(i) == OpKind::Memory)
 }
-
-/// Encoding failed: a bug in the translator; the instruction is interpreted instead.
-pub(super) type EncodeError = IcedError;

@@ -77,10 +77,8 @@ pub(super) fn store(cpu: &mut Cpu) {
 /// FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR.
 pub(super) fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fault> {
     use Mnemonic as M;
-    let extended = !matches!(
-        instruction.mnemonic(),
-        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64
-    );
+    let extended =
+        !matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
     if extended && cpu.state.cr4 & cr4::OSXSAVE == 0 {
         return Err(Exception::ud().into());
     }
@@ -216,7 +214,9 @@ fn xrstor_guest(cpu: &mut Cpu, va: u64, mask: u64) -> Result<(), Fault> {
 fn address(cpu: &Cpu, instruction: &Instruction, element: usize) -> u64 {
     let operand = memory_operand(instruction).unwrap_or(0);
     instruction
-        .virtual_address(operand, element, |register, index, size| Some(register_value(cpu, register, index, size)))
+        .virtual_address(operand, element, |register, index, size| {
+            Some(register_value(cpu, register, index, size))
+        })
         .unwrap_or(0)
 }
 
@@ -244,7 +244,9 @@ pub(super) fn element(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fa
     match instruction.mnemonic() {
         M::Maskmovdqu | M::Vmaskmovdqu => mask_move_bytes(cpu, instruction),
         M::Maskmovq => mask_move_mmx(cpu, instruction),
-        _ if instruction.op1_kind() == OpKind::Memory && instruction.is_vsib() => gather(cpu, instruction),
+        _ if instruction.op1_kind() == OpKind::Memory && instruction.is_vsib() => {
+            gather(cpu, instruction)
+        }
         _ => mask_move(cpu, instruction),
     }
 }

@@ -7,7 +7,9 @@ use super::emit::{AccessInfo, Kind};
 use super::thunks::answer;
 use super::{PendingStore, RunExit, fpu, links, smc};
 use crate::cpu::Cpu;
-use crate::exception::{Exception, Fault};
+use std::sync::atomic::Ordering;
+
+use crate::exception::{Event, Exception, Fault, deliver};
 use crate::interp::{self, Flow};
 use crate::memory::Span;
 use crate::mmu::{Access, AccessKind};
@@ -38,6 +40,31 @@ fn resume(cpu: &mut Cpu, code: Result<u64, RunExit>) -> u32 {
         }
         Err(exit) => leave(cpu, exit),
     }
+}
+
+/// Delivers an exception without leaving translated code. What cannot be delivered is left to the run loop.
+fn raise(cpu: &mut Cpu, exception: Exception, answer: u32) -> u32 {
+    if cpu.translator.single || deliver(cpu, Event::Exception(exception)).is_err() {
+        return leave(cpu, RunExit::Exception(exception));
+    }
+    smc::drain(cpu);
+    if cpu.needs_stepping() || cpu.state.attention.load(Ordering::Relaxed) != 0 {
+        return leave(cpu, RunExit::Attention);
+    }
+    if !cpu.is_64bit() {
+        return leave(cpu, RunExit::Mode);
+    }
+    match resume_at_rip(cpu) {
+        answer::RESUME => answer,
+        other => other,
+    }
+}
+
+/// Goes on at RIP.
+fn resume_at_rip(cpu: &mut Cpu) -> u32 {
+    cpu.state.interrupts_pending = cpu.apic.has_pending().into();
+    let code = links::follow_indirect(cpu);
+    resume(cpu, code)
 }
 
 /// A memory access that the inline look-up did not find: `va` and the packed [`AccessInfo`].
@@ -81,7 +108,8 @@ fn bounce(cpu: &mut Cpu, va: u64, info: AccessInfo, access: Access) -> Result<u3
     if info.kind == Kind::Read {
         return Ok(answer::CONTINUE);
     }
-    cpu.translator.pending_store = Some(PendingStore { va, size, offset, transfers: info.transfers });
+    cpu.translator.pending_store =
+        Some(PendingStore { va, size, offset, transfers: info.transfers });
     Ok(answer::BOUNCE)
 }
 
@@ -95,7 +123,8 @@ pub(super) unsafe extern "C" fn commit(context: u64, _: u64, _: u64, caller: u64
     let rip = next_rip(cpu, caller);
     let access = Access::current(cpu, AccessKind::Write);
     let mut bytes = [0; 1024];
-    bytes[..store.size].copy_from_slice(&cpu.state.bounce.0[store.offset..store.offset + store.size]);
+    bytes[..store.size]
+        .copy_from_slice(&cpu.state.bounce.0[store.offset..store.offset + store.size]);
     let done = match Span::new(cpu, store.va, store.size, access) {
         Ok(span) => span.write(cpu, &bytes[..store.size]),
         Err(fault) => Err(fault),
@@ -106,8 +135,7 @@ pub(super) unsafe extern "C" fn commit(context: u64, _: u64, _: u64, caller: u64
         Ok(()) => {
             // The block itself may be what was written.
             cpu.state.rip = rip;
-            let code = links::follow_indirect(cpu);
-            resume(cpu, code)
+            resume_at_rip(cpu)
         }
         Err(Fault::BellClosed) => {
             cpu.state.rip = rip;
@@ -139,7 +167,10 @@ fn fault(cpu: &mut Cpu, caller: u64, va: u64, info: AccessInfo, fault: Fault) ->
     }
     let length = set_rip(cpu, caller);
     let exit = match fault {
-        Fault::Exception(exception) => RunExit::Exception(precise_fault(cpu, exception, va, info)),
+        Fault::Exception(exception) => {
+            let exception = precise_fault(cpu, exception, va, info);
+            return raise(cpu, exception, answer::REDIRECT);
+        }
         Fault::MemTrap { key, gpa } => RunExit::Exit(interp::mem_exit(cpu, key, gpa, length)),
         Fault::Exit(exit) => RunExit::Exit(exit),
         Fault::BellClosed => RunExit::BellClosed,
@@ -174,7 +205,9 @@ fn precise_fault(cpu: &mut Cpu, exception: Exception, va: u64, info: AccessInfo)
     }
     match decode_at_rip(cpu) {
         Some(instruction) if misaligned && demands_alignment(&instruction) => Exception::gp(0),
-        Some(instruction) if exception == Exception::gp(0) && uses_stack_segment(&instruction) => Exception::ss(0),
+        Some(instruction) if exception == Exception::gp(0) && uses_stack_segment(&instruction) => {
+            Exception::ss(0)
+        }
         _ => exception,
     }
 }
@@ -186,12 +219,25 @@ fn demands_alignment(instruction: &Instruction) -> bool {
     if instruction.code().op_code().encoding() == EncodingKind::VEX {
         return matches!(
             mnemonic,
-            M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntdq | M::Vmovntps | M::Vmovntpd | M::Vmovntdqa
+            M::Vmovaps
+                | M::Vmovapd
+                | M::Vmovdqa
+                | M::Vmovntdq
+                | M::Vmovntps
+                | M::Vmovntpd
+                | M::Vmovntdqa
         );
     }
     let unaligned = matches!(
         mnemonic,
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Pcmpistri
+            | M::Pcmpistrm
     );
     let vector = form(instruction.code()).unit == Unit::Sse;
     (vector && instruction.memory_size().size() == 16 && !unaligned) || mnemonic == M::Cmpxchg16b
@@ -227,25 +273,25 @@ pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, _: u
     match outcome {
         Ok(Flow::Next | Flow::Jump) if single => leave(cpu, RunExit::Attention),
         Ok(flow @ (Flow::Next | Flow::Jump)) => {
-            if cpu.state.attention.load(std::sync::atomic::Ordering::Relaxed) != 0 {
+            if cpu.state.attention.load(Ordering::Relaxed) != 0 {
                 return leave(cpu, RunExit::Attention);
             }
             if cpu.needs_stepping() {
                 return leave(cpu, RunExit::Attention);
             }
             if flow == Flow::Next && !ends && !changed && cpu.state.rip == next {
+                cpu.state.interrupts_pending = cpu.apic.has_pending().into();
                 return answer::CONTINUE;
             }
             if !cpu.is_64bit() {
                 return leave(cpu, RunExit::Mode);
             }
-            let code = links::follow_indirect(cpu);
-            resume(cpu, code)
+            resume_at_rip(cpu)
         }
         Ok(Flow::Halt) => leave(cpu, RunExit::Halt),
         Ok(Flow::Exit(exit)) | Err(Fault::Exit(exit)) => leave(cpu, RunExit::Exit(exit)),
         Ok(Flow::Native) => leave(cpu, RunExit::Exception(Exception::ud())),
-        Err(Fault::Exception(exception)) => leave(cpu, RunExit::Exception(exception)),
+        Err(Fault::Exception(exception)) => raise(cpu, exception, answer::RESUME),
         Err(Fault::MemTrap { key, gpa }) => {
             let exit = interp::mem_exit(cpu, key, gpa, instruction.len() as u8);
             leave(cpu, RunExit::Exit(exit))

@@ -34,7 +34,8 @@ pub(super) fn follow_indirect(cpu: &mut Cpu) -> Result<u64, RunExit> {
 impl Translator {
     fn connect(&mut self, link: LinkId, target: BlockId) {
         let l = &self.cache.links[link as usize];
-        let (displacement, immediate, slot, from) = (l.displacement, l.region_immediate, l.slot, l.from);
+        let (displacement, immediate, slot, from) =
+            (l.displacement, l.region_immediate, l.slot, l.from);
         let block = &self.cache.blocks[target as usize];
         // A block with a second page is checked by Rust at each entry.
         if !self.cache.blocks[from as usize].valid || block.second.is_some() {

@@ -30,7 +30,16 @@ pub(super) fn flag_use(instruction: &Instruction) -> FlagUse {
 fn keeps_flags_sometimes(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
-        M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+        M::Shl
+        | M::Shr
+        | M::Sar
+        | M::Sal
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr
+        | M::Shld
+        | M::Shrd => {
             let last = instruction.op_count() - 1;
             match instruction.op_kind(last) {
                 OpKind::Immediate8 => {
@@ -43,7 +52,9 @@ fn keeps_flags_sometimes(instruction: &Instruction) -> bool {
                 _ => true,
             }
         }
-        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq => true,
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
+            true
+        }
         // A conditional write in some vendors' manuals: flags other than ZF are undefined, and hosts differ.
         M::Bsf | M::Bsr => false,
         _ => matches!(instruction.code(), Code::INVALID),

@@ -126,6 +126,7 @@ impl Translator {
             state: state_address,
             jump_table: jump_table.address(),
             return_top: return_stack.top(),
+            smap: crate::cpuid::supported_cr4() & crate::registers::cr4::SMAP != 0,
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
         };
         let mut asm = Asm::new();
@@ -174,6 +175,35 @@ impl Translator {
     }
 }
 
+#[cfg(test)]
+impl Translator {
+    /// Leaves no room for another block.
+    fn fill_for_test(&mut self) {
+        while self.arena.has_room() {
+            assert!(self.arena.append(&[0xcc; 4096]).is_some());
+        }
+    }
+
+    fn code_base_for_test(&self) -> u64 {
+        self.arena.base()
+    }
+}
+
+/// The code of the block at RIP, and how many of its bytes come before the first out-of-line part.
+#[cfg(test)]
+fn emitted_for_test(cpu: &mut Cpu) -> (Vec<u8>, usize) {
+    let before = cpu.translator.arena.used();
+    let block = resolve::block(cpu).expect("a block");
+    let code = cpu.translator.asm.code.clone();
+    let sites = &cpu.translator.cache.sites;
+    let mine: Vec<_> = sites.iter().filter(|site| site.block == block).collect();
+    // Guest offsets ascend in line; the first that does not is out of line.
+    let cold =
+        mine.windows(2).find(|pair| pair[1].guest <= pair[0].guest).map(|pair| pair[1].offset);
+    let in_line = cold.map_or(code.len(), |offset| offset as usize - before);
+    (code, in_line)
+}
+
 /// Runs 64-bit code from `cpu.state.rip` until something needs the run loop.
 pub(crate) fn run(cpu: &mut Cpu) -> RunExit {
     run_with(cpu, false)
@@ -201,13 +231,15 @@ fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
         cpu.state.return_stack = top;
     }
     cpu.rights_changed();
+    cpu.state.interrupts_pending = cpu.apic.has_pending().into();
     cpu.state.context = std::ptr::from_mut(cpu) as u64;
     fpu::load(cpu);
     let enter = cpu.translator.stubs.enter;
     // SAFETY: `enter` is the address of code that `thunks::build` emitted with this signature and that keeps the
     // System V calling convention. The state it works on is `cpu`'s, reached through the address given at creation
     // and through `context`; no Rust reference to it is used before the call returns.
-    let enter: extern "C" fn(u64) = unsafe { std::mem::transmute::<u64, extern "C" fn(u64)>(enter) };
+    let enter: extern "C" fn(u64) =
+        unsafe { std::mem::transmute::<u64, extern "C" fn(u64)>(enter) };
     let guard = signals::Running::new(cpu);
     enter(code);
     drop(guard);
@@ -216,4 +248,3 @@ fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
     smc::drain(cpu);
     cpu.translator.exit.take().unwrap_or(RunExit::Attention)
 }
-

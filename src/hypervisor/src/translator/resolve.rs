@@ -39,7 +39,10 @@ fn mode(cpu: &Cpu) -> Mode {
     let bit = |unit: Unit, on: bool| u8::from(on) << unit as u8;
     Mode {
         user: state.cpl == 3,
-        units: bit(Unit::X87, x87) | bit(Unit::Mmx, x87) | bit(Unit::Sse, sse) | bit(Unit::Avx, avx),
+        units: bit(Unit::X87, x87)
+            | bit(Unit::Mmx, x87)
+            | bit(Unit::Sse, sse)
+            | bit(Unit::Avx, avx),
         tsc: state.cpl != 3 || state.cr4 & cr4::TSD == 0,
         single: cpu.translator.single,
     }
@@ -110,16 +113,18 @@ fn translate(cpu: &mut Cpu, id: RegionId, va: u64) -> Result<BlockId, RunExit> {
     }
     let region = *cpu.translator.cache.region(id);
     // Before the bytes are read: a store after this must find the page watched.
-    smc::watch(cpu, region.gpa_of(va) & !0xfff);
+    let page_end = 4096 - (va & 0xfff);
+    let first = region.gpa_of(va) & !0xfff;
+    let following = va.wrapping_add(page_end);
+    if page_end < 15 && region.contains(following) {
+        smc::watch(cpu, region.gpa_of(following));
+    }
+    smc::watch(cpu, first);
     let mut bytes = [0; WINDOW];
     let Some(mut len) = fetch(cpu, region, va, &mut bytes) else {
         // Code outside RAM reads as open bus.
         return Err(RunExit::Exception(Exception::ud()));
     };
-    let page_end = 4096 - (va & 0xfff) as usize;
-    if page_end < len {
-        smc::watch(cpu, region.gpa_of(va.wrapping_add(page_end as u64)));
-    }
     let mut instructions = decode(cpu, region, va, id, &bytes[..len]);
     let mut second = None;
     if instructions.is_empty() {
@@ -140,7 +145,11 @@ fn translate(cpu: &mut Cpu, id: RegionId, va: u64) -> Result<BlockId, RunExit> {
             }
         }
         if instructions.is_empty() {
-            let exception = if len >= 15 && too_long(va, &bytes[..15]) { Exception::gp(0) } else { Exception::ud() };
+            let exception = if len >= 15 && too_long(va, &bytes[..15]) {
+                Exception::gp(0)
+            } else {
+                Exception::ud()
+            };
             return Err(RunExit::Exception(exception));
         }
     }
@@ -254,7 +263,12 @@ fn flow(insn: &Insn, next: u8, at_target: impl Fn() -> u8) -> (u8, u8) {
             (out, out)
         }
         Class::Call | Class::CallIndirect => (STATUS, next),
-        Class::JmpIndirect | Class::Ret | Class::InterpretEnd | Class::Interpret => (STATUS, STATUS),
+        Class::JmpIndirect
+        | Class::Ret
+        | Class::Syscall
+        | Class::Sysret
+        | Class::InterpretEnd
+        | Class::Interpret => (STATUS, STATUS),
         Class::RepString | Class::FpState | Class::Element => (next, next),
         Class::Skip => (next, next),
         _ => (next & !usage.kills | usage.reads, next),
@@ -275,7 +289,9 @@ fn live_at(bytes: &[u8], va: u64, target: u64) -> u8 {
         }
         let instruction = decoder.decode();
         let class = form(instruction.code()).class;
-        if instruction.code() == Code::INVALID || !matches!(class, Class::Copy | Class::Skip | Class::Lea) {
+        if instruction.code() == Code::INVALID
+            || !matches!(class, Class::Copy | Class::Skip | Class::Lea)
+        {
             break;
         }
         let usage = flag_use(&instruction);

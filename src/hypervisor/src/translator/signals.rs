@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use rustix::io::Errno;
 
-use super::handlers::set_rip;
 use super::RunExit;
+use super::handlers::set_rip;
 use crate::cpu::Cpu;
 use crate::exception::Exception;
 
@@ -39,7 +39,11 @@ impl SignalStack {
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
-        let off = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: self.0.len() };
+        let off = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: self.0.len(),
+        };
         // SAFETY: disabling the alternate stack of this thread, which runs on its ordinary one now.
         unsafe {
             libc::sigaltstack(&off, std::ptr::null_mut());
@@ -152,7 +156,11 @@ unsafe fn in_translated_code(
     true
 }
 
-fn exception_of(signal: c_int, info: &libc::siginfo_t, context: &libc::ucontext_t) -> Option<Exception> {
+fn exception_of(
+    signal: c_int,
+    info: &libc::siginfo_t,
+    context: &libc::ucontext_t,
+) -> Option<Exception> {
     match signal {
         libc::SIGFPE => Some(match info.si_code {
             // FPE_INTDIV, FPE_INTOVF

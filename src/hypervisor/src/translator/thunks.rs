@@ -6,7 +6,7 @@
 use std::mem::offset_of;
 
 use super::asm::{Alu, Asm, Mem, cc, reg};
-use crate::state::CpuState;
+use crate::state::{CpuState, Segment, seg};
 
 /// Host register that holds guest register `guest`, or `None` if it lives in `CpuState`.
 pub(super) const fn host_register(guest: u8) -> Option<u8> {
@@ -31,6 +31,8 @@ pub(super) mod answer {
     pub(crate) const BOUNCE: u32 = 1;
     /// Continue at `CpuState::resume`.
     pub(crate) const RESUME: u32 = 1;
+    /// As `RESUME`, from a memory access.
+    pub(crate) const REDIRECT: u32 = 3;
     /// Leave translated code.
     pub(crate) const EXIT: u32 = 2;
 }
@@ -59,6 +61,8 @@ pub(super) struct Stubs {
     pub(super) indirect: u64,
     pub(super) dispatch: u64,
     pub(super) underflow: u64,
+    pub(super) syscall: u64,
+    pub(super) sysret: u64,
 }
 
 /// Where translated code finds things.
@@ -71,6 +75,8 @@ pub(super) struct Env {
     /// Address of the topmost entry of the return stack.
     pub(super) return_top: u64,
     pub(super) bmi2: bool,
+    /// The CPU policy offers SMAP.
+    pub(super) smap: bool,
 }
 
 impl Env {
@@ -118,6 +124,10 @@ pub(super) fn build(asm: &mut Asm, env: Env, handlers: &Handlers) -> Stubs {
     b.full(handlers.link, false);
     stubs.indirect = b.asm.here();
     b.full(handlers.indirect, false);
+    stubs.syscall = b.asm.here();
+    b.system_call();
+    stubs.sysret = b.asm.here();
+    b.system_return();
     stubs.underflow = b.asm.here();
     b.asm.mov_imm(reg::RSP, env.return_top);
     stubs.dispatch = b.asm.here();
@@ -203,14 +213,22 @@ impl Builder<'_> {
 
     fn save_vectors(&mut self) {
         for ymm in 0..16 {
-            self.asm.vmovups(true, ymm, self.field(offset_of!(CpuState, vector) + 32 * ymm as usize));
+            self.asm.vmovups(
+                true,
+                ymm,
+                self.field(offset_of!(CpuState, vector) + 32 * ymm as usize),
+            );
         }
         self.asm.vzeroupper();
     }
 
     fn load_vectors(&mut self) {
         for ymm in 0..16 {
-            self.asm.vmovups(false, ymm, self.field(offset_of!(CpuState, vector) + 32 * ymm as usize));
+            self.asm.vmovups(
+                false,
+                ymm,
+                self.field(offset_of!(CpuState, vector) + 32 * ymm as usize),
+            );
         }
     }
 
@@ -271,8 +289,119 @@ impl Builder<'_> {
         self.asm.ret();
         self.asm.bind(leave);
         self.drop_return_address();
-        let to = self.exit_saved;
-        self.asm.jmp(to);
+        self.asm.alu_imm(Alu::Cmp, false, reg::RAX, answer::REDIRECT as i32);
+        let (resume, exit) = (self.resume_all, self.exit_saved);
+        self.asm.jcc(cc::E, resume);
+        self.asm.jmp(exit);
+    }
+
+    fn segment(&self, n: usize, offset: usize) -> Mem {
+        self.field(offset_of!(CpuState, segments) + n * size_of::<Segment>() + offset)
+    }
+
+    /// Gives CS and SS the flat segments of SYSCALL and SYSRET; S1 is the selector of CS, and is clobbered.
+    fn flat_segments(&mut self, cpl: u8, to_ss: i32) {
+        for (n, segment) in
+            [(seg::CS, Segment::long_code(0, cpl)), (seg::SS, Segment::flat_data(0, cpl))]
+        {
+            self.asm.store16(self.segment(n, offset_of!(Segment, selector)), reg::S1);
+            self.asm.store_imm(self.segment(n, offset_of!(Segment, base)), 0);
+            self.asm.store_imm32(self.segment(n, offset_of!(Segment, limit)), segment.limit);
+            self.asm
+                .store_imm32(self.segment(n, offset_of!(Segment, attributes)), segment.attributes);
+            self.asm.alu_imm(Alu::Add, false, reg::S1, to_ss);
+        }
+        self.asm.store_imm32(self.field(offset_of!(CpuState, cpl)), cpl.into());
+    }
+
+    /// Makes S1 the current TLB set.
+    fn set_view(&mut self) {
+        self.asm.store(self.field(offset_of!(CpuState, tlb_set)), reg::S1);
+        self.asm.wrgsbase(reg::S1);
+    }
+
+    /// Puts the status flags of the RFLAGS value in S0 into the slot; clobbers S0 and S1.
+    fn status_to_slot(&mut self) {
+        self.asm.mov_rr(reg::S1, reg::S0);
+        self.asm.alu_imm(Alu::And, false, reg::S1, 0xd5);
+        self.asm.shl_imm(reg::S1, 8);
+        self.asm.shr_imm(reg::S0, 11);
+        self.asm.alu_imm(Alu::And, false, reg::S0, 1);
+        self.asm.alu_rr(Alu::Or, reg::S1, reg::S0);
+        self.asm.store32(self.field(offset_of!(CpuState, flags_slot)), reg::S1);
+    }
+
+    /// SYSCALL in 64-bit mode (SDM vol. 2). Called with the return address in S0; returns, with flags intact, only if
+    /// the instruction faults.
+    fn system_call(&mut self) {
+        let rflags = self.field(offset_of!(CpuState, rflags));
+        self.asm.flags_to_reg(reg::S1);
+        self.asm.test_bit0(self.env.state + offset_of!(CpuState, efer) as u32);
+        let enabled = self.asm.jcc_forward(cc::NE);
+        self.asm.push(reg::S1);
+        // popfq; ret
+        self.asm.bytes(&[0x9d, 0xc3]);
+        self.asm.bind(enabled);
+        self.asm.mov_rr(reg::RCX, reg::S0);
+        self.asm.alu_imm(Alu::And, false, reg::S1, STATUS_FLAGS);
+        self.asm.load32(reg::S0, rflags);
+        self.asm.alu_imm(Alu::And, false, reg::S0, !(STATUS_FLAGS | 1 << 16));
+        self.asm.alu_rr(Alu::Or, reg::S0, reg::S1);
+        self.asm.store(self.env.gpr(11), reg::S0);
+        self.asm.load(reg::S1, self.field(offset_of!(CpuState, sfmask)));
+        self.asm.not(reg::S1);
+        self.asm.alu_rr(Alu::And, reg::S0, reg::S1);
+        self.asm.alu_imm(Alu::Or, false, reg::S0, 2);
+        self.asm.store(rflags, reg::S0);
+        self.asm.load(reg::S1, self.field(offset_of!(CpuState, star)));
+        self.asm.shr_imm(reg::S1, 32);
+        self.asm.alu_imm(Alu::And, false, reg::S1, 0xfffc);
+        self.flat_segments(0, 8);
+        self.asm.load(reg::S1, self.field(offset_of!(CpuState, tlb_set_protected)));
+        self.asm.test_imm32(reg::S0, 1 << 18);
+        self.asm.cmovne(reg::S1, self.field(offset_of!(CpuState, tlb_set_open)));
+        self.set_view();
+        self.status_to_slot();
+        self.asm.load(reg::S0, self.field(offset_of!(CpuState, lstar)));
+        self.drop_return_address();
+        dispatch(self.asm, &self.env);
+    }
+
+    /// SYSRET to 64-bit mode at CPL 0 (SDM vol. 2). Returns for the interpreter to decide if it may fault, or if an
+    /// interrupt or single-step may follow it.
+    fn system_return(&mut self) {
+        let mut slow = Vec::new();
+        self.asm.test_bit0(self.env.state + offset_of!(CpuState, efer) as u32);
+        slow.push(self.asm.jcc_forward(cc::E));
+        self.asm.mov_rr(reg::S0, reg::RCX);
+        self.asm.shl_imm(reg::S0, 16);
+        self.asm.sar_imm(reg::S0, 16);
+        self.asm.alu_rr(Alu::Cmp, reg::S0, reg::RCX);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        let pending = self.field(offset_of!(CpuState, interrupts_pending));
+        self.asm.alu_mem_imm32(Alu::Cmp, pending, 0);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        self.asm.load(reg::S0, self.env.gpr(11));
+        self.asm.test_imm32(reg::S0, 1 << 8);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        self.asm.alu_imm(Alu::And, false, reg::S0, 0x3c_7fd7);
+        self.asm.alu_imm(Alu::Or, false, reg::S0, 2);
+        self.asm.store(self.field(offset_of!(CpuState, rflags)), reg::S0);
+        self.asm.load(reg::S1, self.field(offset_of!(CpuState, star)));
+        self.asm.shr_imm(reg::S1, 48);
+        self.asm.alu_imm(Alu::Add, false, reg::S1, 16);
+        self.asm.alu_imm(Alu::Or, false, reg::S1, 3);
+        self.flat_segments(3, -8);
+        self.asm.load(reg::S1, self.field(offset_of!(CpuState, tlb_set_user)));
+        self.set_view();
+        self.status_to_slot();
+        self.asm.mov_rr(reg::S0, reg::RCX);
+        self.drop_return_address();
+        dispatch(self.asm, &self.env);
+        for at in slow {
+            self.asm.bind(at);
+        }
+        self.asm.ret();
     }
 
     /// A thunk around which the whole state is in `CpuState`; S0 and S1 are its arguments.

@@ -77,8 +77,7 @@ impl Emitter<'_> {
 
     /// Compares the identity of the page of `target`; gives the immediate's address and the branch taken on mismatch.
     fn check_region(&mut self, target: u64) -> (u64, usize) {
-        let immediate =
-            self.asm.alu_mem_imm32_patchable(Alu::Cmp, code_identity(target), u32::MAX);
+        let immediate = self.asm.alu_mem_imm32_patchable(Alu::Cmp, code_identity(target), u32::MAX);
         (immediate, self.asm.jcc_forward(cc::NE))
     }
 
@@ -139,7 +138,8 @@ impl Emitter<'_> {
     /// Loads the target of an indirect jump or call into S0; may clobber S1 and, unless live, flags.
     fn indirect_target(&mut self, insn: &Insn) {
         if insn.instruction.op0_kind() == OpKind::Register {
-            let register = self.read_register(register_number(insn.instruction.op0_register()), reg::S0);
+            let register =
+                self.read_register(register_number(insn.instruction.op0_register()), reg::S0);
             self.asm.mov_rr(reg::S0, register);
         } else {
             self.linear_address(&insn.instruction);

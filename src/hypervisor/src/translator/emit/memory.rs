@@ -89,7 +89,8 @@ impl Emitter<'_> {
             Register::GS => 5,
             _ => return None,
         };
-        let at = offset_of!(CpuState, segments) + n * size_of::<Segment>() + offset_of!(Segment, base);
+        let at =
+            offset_of!(CpuState, segments) + n * size_of::<Segment>() + offset_of!(Segment, base);
         Some(self.env.field(at))
     }
 
@@ -98,7 +99,8 @@ impl Emitter<'_> {
         let segment = self.segment_base(instruction);
         let disp = instruction.memory_displacement64();
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
-        if index == Register::None && matches!(base, Register::None | Register::RIP | Register::EIP) {
+        if index == Register::None && matches!(base, Register::None | Register::RIP | Register::EIP)
+        {
             return self.constant_address(disp, segment);
         }
         let narrow = base.is_gpr32() || index.is_gpr32();
@@ -163,7 +165,13 @@ impl Emitter<'_> {
         self.look_up_for(kind, size, flags_live, false);
     }
 
-    pub(super) fn look_up_for(&mut self, kind: Kind, size: usize, flags_live: bool, transfers: bool) {
+    pub(super) fn look_up_for(
+        &mut self,
+        kind: Kind,
+        size: usize,
+        flags_live: bool,
+        transfers: bool,
+    ) {
         self.finish_access();
         let rax = self.env.tmp(2);
         if flags_live {

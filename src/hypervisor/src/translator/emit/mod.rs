@@ -184,6 +184,11 @@ impl<'a> Emitter<'a> {
             Class::BitString => self.bit_string(insn),
             Class::Cld | Class::Std => self.direction(insn),
             Class::Cli => self.cli(insn),
+            Class::Sti => self.sti(insn),
+            Class::Swapgs => self.swap_gs(insn),
+            Class::Stac | Class::Clac => self.access_control(insn),
+            Class::Syscall => self.system_call(insn),
+            Class::Sysret => self.system_return(insn),
             Class::Rdtsc => self.rdtsc(insn),
             Class::RepString | Class::FpState | Class::Element | Class::Interpret => {
                 self.interpret(insn, false);
@@ -346,6 +351,11 @@ pub(super) fn code_identity(va: u64) -> Mem {
 pub(super) fn ends_block(class: Class) -> bool {
     matches!(
         class,
-        Class::Jmp | Class::JmpIndirect | Class::Ret | Class::InterpretEnd
+        Class::Jmp
+            | Class::JmpIndirect
+            | Class::Ret
+            | Class::Syscall
+            | Class::Sysret
+            | Class::InterpretEnd
     )
 }

@@ -84,7 +84,9 @@ impl Emitter<'_> {
             size => size,
         };
         let kind = match self.access(instruction, operand) {
-            OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None => Kind::Read,
+            OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None => {
+                Kind::Read
+            }
             OpAccess::Write => Kind::Write,
             _ => Kind::Modify,
         };
@@ -95,9 +97,7 @@ impl Emitter<'_> {
     /// How `instruction` accesses operand `n`.
     pub(super) fn access(&mut self, instruction: &Instruction, n: u32) -> OpAccess {
         use iced_x86::InstructionInfoOptions as O;
-        self.infos
-            .info_options(instruction, O::NO_MEMORY_USAGE | O::NO_REGISTER_USAGE)
-            .op_access(n)
+        self.infos.info_options(instruction, O::NO_MEMORY_USAGE | O::NO_REGISTER_USAGE).op_access(n)
     }
 
     fn substitutes(&mut self, instruction: &Instruction, free: &mut Vec<u8>) -> Vec<Substitute> {
@@ -151,9 +151,15 @@ impl Emitter<'_> {
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
         let target = host_register(guest).unwrap_or(reg::S0);
         let narrow = base.is_gpr32() || index.is_gpr32();
-        if to.size() == 8 && index == Register::None && matches!(base, Register::RIP | Register::None) {
+        if to.size() == 8
+            && index == Register::None
+            && matches!(base, Register::RIP | Register::None)
+        {
             self.asm.mov_imm(target, instruction.memory_displacement64());
-        } else if to.size() == 2 || matches!(base, Register::RIP | Register::EIP | Register::None) && index == Register::None {
+        } else if to.size() == 2
+            || matches!(base, Register::RIP | Register::EIP | Register::None)
+                && index == Register::None
+        {
             self.address_without_segment(instruction);
             match to.size() {
                 2 => return self.store_word(guest),
@@ -185,7 +191,12 @@ impl Emitter<'_> {
         match host_register(guest) {
             // mov r16, r10w
             Some(host) => {
-                self.asm.bytes(&[0x66, 0x41 | (host >> 3 & 1) << 2, 0x8b, 0xc0 | (host & 7) << 3 | (reg::S0 & 7)]);
+                self.asm.bytes(&[
+                    0x66,
+                    0x41 | (host >> 3 & 1) << 2,
+                    0x8b,
+                    0xc0 | (host & 7) << 3 | (reg::S0 & 7),
+                ]);
             }
             None => {
                 let slot = self.env.state + crate::state::CpuState::gpr_offset(guest.into()) as u32;
@@ -318,11 +329,14 @@ fn map_registers(instruction: &mut Instruction, substitutes: &[Substitute]) {
             continue;
         }
         let register = instruction.op_register(n);
-        if !register.is_gpr() || matches!(register, Register::AH | Register::CH | Register::DH | Register::BH) {
+        if !register.is_gpr()
+            || matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+        {
             continue;
         }
         let guest = register_number(register);
-        let host = substitutes.iter().find(|s| s.guest == guest).map(|s| s.host).or(host_register(guest));
+        let host =
+            substitutes.iter().find(|s| s.guest == guest).map(|s| s.host).or(host_register(guest));
         if let Some(host) = host.filter(|&host| host != guest) {
             instruction.set_op_register(n, sized(register, host));
         }

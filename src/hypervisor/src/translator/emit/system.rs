@@ -3,17 +3,19 @@
 use std::mem::offset_of;
 
 use super::{Emitter, Insn};
-use crate::state::CpuState;
-use crate::translator::asm::{Alu, Mem, reg};
+use crate::state::{CpuState, Segment, seg};
+use crate::translator::asm::{Alu, Mem, cc, reg};
 use crate::translator::classify::Class;
 
 const IF: i32 = 1 << 9;
 const DF: i32 = 1 << 10;
+const AC: i32 = 1 << 18;
 
 impl Emitter<'_> {
     /// Lets Rust execute the instruction; `ends` if nothing that follows can be assumed to run next.
     pub(super) fn interpret(&mut self, insn: &Insn, ends: bool) {
-        let index = u64::from(self.source.first_interpreted) + self.product.interpreted.len() as u64;
+        let index =
+            u64::from(self.source.first_interpreted) + self.product.interpreted.len() as u64;
         self.product.interpreted.push(insn.instruction);
         let rip = self.env.field(offset_of!(CpuState, rip));
         self.asm.mov_imm(reg::S0, insn.va);
@@ -56,6 +58,72 @@ impl Emitter<'_> {
             return self.interpret(insn, true);
         }
         self.change_rflags(Alu::And, !IF, insn.live_out != 0);
+    }
+
+    /// STI, unless an interrupt waits; then the interpreter sees to the one instruction of delay. Nothing may come between
+    /// STI and the instruction behind it, so it must not end a block here.
+    pub(super) fn sti(&mut self, insn: &Insn) {
+        let last = self.current + 1 == self.source.instructions.len();
+        if self.source.region.mode.user || self.source.single || last || insn.live_out != 0 {
+            return self.interpret(insn, true);
+        }
+        let pending = self.env.field(offset_of!(CpuState, interrupts_pending));
+        self.asm.alu_mem_imm32(Alu::Cmp, pending, 0);
+        let none = self.asm.jcc_forward(cc::E);
+        self.interpret(insn, true);
+        self.asm.bind(none);
+        self.change_rflags(Alu::Or, IF, false);
+    }
+
+    /// SWAPGS.
+    pub(super) fn swap_gs(&mut self, insn: &Insn) {
+        if self.source.region.mode.user {
+            return self.interpret(insn, true);
+        }
+        let base = offset_of!(CpuState, segments)
+            + seg::GS * size_of::<Segment>()
+            + offset_of!(Segment, base);
+        let (base, other) =
+            (self.env.field(base), self.env.field(offset_of!(CpuState, kernel_gs_base)));
+        self.asm.load(reg::S0, base);
+        self.asm.load(reg::S1, other);
+        self.asm.store(base, reg::S1);
+        self.asm.store(other, reg::S0);
+    }
+
+    /// STAC and CLAC: supervisor mode changes to the TLB set that has user pages, or has not.
+    pub(super) fn access_control(&mut self, insn: &Insn) {
+        if self.source.region.mode.user || !self.env.smap {
+            return self.interpret(insn, true);
+        }
+        let (set, op, value) = if insn.form.class == Class::Stac {
+            (offset_of!(CpuState, tlb_set_open), Alu::Or, AC)
+        } else {
+            (offset_of!(CpuState, tlb_set_protected), Alu::And, !AC)
+        };
+        let (set, current) = (self.env.field(set), self.env.field(offset_of!(CpuState, tlb_set)));
+        self.asm.load(reg::S0, set);
+        self.asm.store(current, reg::S0);
+        self.asm.wrgsbase(reg::S0);
+        self.change_rflags(op, value, insn.live_out != 0);
+    }
+
+    /// SYSCALL: the stub returns only if it is a case for the interpreter.
+    pub(super) fn system_call(&mut self, insn: &Insn) {
+        if !self.source.single {
+            let next = self.next_va();
+            self.asm.mov_imm(reg::S0, next);
+            self.asm.call(self.stubs.syscall);
+        }
+        self.interpret(insn, true);
+    }
+
+    /// SYSRET to 64-bit mode, likewise.
+    pub(super) fn system_return(&mut self, insn: &Insn) {
+        if !self.source.single && !self.source.region.mode.user {
+            self.asm.call(self.stubs.sysret);
+        }
+        self.interpret(insn, true);
     }
 
     /// RDTSC plus the guest's offset, without flags.

@@ -1,6 +1,8 @@
 //! Every instruction form the translator copies, with random operands and state.
 
-use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind, Register};
+use iced_x86::{
+    Code, Encoder, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind, Register,
+};
 
 use super::harness::{CODE, DATA, DATA_SIZE, End, Harness, Random, Registers, difference};
 use crate::translator::classify::{Class, form, memory_operand};
@@ -23,12 +25,24 @@ fn build(code: Code, random: &mut Random) -> Option<Instruction> {
         let use_memory = random.below(4) != 0;
         let register = match kind {
             K::r8_or_mem if !use_memory => gpr8(random),
-            K::r16_or_mem | K::r16_rm if kind == K::r16_rm || !use_memory => gpr(Register::AX, random),
-            K::r32_or_mem | K::r32_rm if kind == K::r32_rm || !use_memory => gpr(Register::EAX, random),
-            K::r64_or_mem | K::r64_rm if kind == K::r64_rm || !use_memory => gpr(Register::RAX, random),
-            K::xmm_or_mem | K::xmm_rm if kind == K::xmm_rm || !use_memory => gpr(Register::XMM0, random),
-            K::ymm_or_mem | K::ymm_rm if kind == K::ymm_rm || !use_memory => gpr(Register::YMM0, random),
-            K::mm_or_mem | K::mm_rm if kind == K::mm_rm || !use_memory => Register::MM0 + random.below(8) as u32,
+            K::r16_or_mem | K::r16_rm if kind == K::r16_rm || !use_memory => {
+                gpr(Register::AX, random)
+            }
+            K::r32_or_mem | K::r32_rm if kind == K::r32_rm || !use_memory => {
+                gpr(Register::EAX, random)
+            }
+            K::r64_or_mem | K::r64_rm if kind == K::r64_rm || !use_memory => {
+                gpr(Register::RAX, random)
+            }
+            K::xmm_or_mem | K::xmm_rm if kind == K::xmm_rm || !use_memory => {
+                gpr(Register::XMM0, random)
+            }
+            K::ymm_or_mem | K::ymm_rm if kind == K::ymm_rm || !use_memory => {
+                gpr(Register::YMM0, random)
+            }
+            K::mm_or_mem | K::mm_rm if kind == K::mm_rm || !use_memory => {
+                Register::MM0 + random.below(8) as u32
+            }
             K::mem
             | K::mem_offs
             | K::r8_or_mem
@@ -56,8 +70,16 @@ fn build(code: Code, random: &mut Random) -> Option<Instruction> {
             K::eax => Register::EAX,
             K::rax => Register::RAX,
             K::st0 => Register::ST0,
-            K::imm4_m2z | K::imm8 | K::imm8_const_1 | K::imm16 | K::imm32 | K::imm64 | K::imm8sex16
-            | K::imm8sex32 | K::imm8sex64 | K::imm32sex64 => {
+            K::imm4_m2z
+            | K::imm8
+            | K::imm8_const_1
+            | K::imm16
+            | K::imm32
+            | K::imm64
+            | K::imm8sex16
+            | K::imm8sex32
+            | K::imm8sex64
+            | K::imm32sex64 => {
                 set_immediate(&mut instruction, n, kind, random);
                 continue;
             }
@@ -178,8 +200,20 @@ fn excluded(code: Code) -> bool {
     use iced_x86::Mnemonic as M;
     matches!(
         code.mnemonic(),
-        M::Rdrand | M::Rdseed | M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor | M::Clflush | M::Clflushopt
-            | M::Clwb | M::Pause | M::Ldmxcsr | M::Fsave | M::Fstenv | M::Fldcw
+        M::Rdrand
+            | M::Rdseed
+            | M::Fnstenv
+            | M::Fldenv
+            | M::Fnsave
+            | M::Frstor
+            | M::Clflush
+            | M::Clflushopt
+            | M::Clwb
+            | M::Pause
+            | M::Ldmxcsr
+            | M::Fsave
+            | M::Fstenv
+            | M::Fldcw
     )
 }
 
@@ -189,7 +223,9 @@ fn check_forms(seed: u64, rounds: u64) {
     let mut tested = 0;
     let mut failures = Vec::new();
     for code in Code::values() {
-        if !matches!(form(code).class, Class::Copy | Class::Lea | Class::BitString | Class::Element) || excluded(code) {
+        if !matches!(form(code).class, Class::Copy | Class::Lea | Class::BitString | Class::Element)
+            || excluded(code)
+        {
             continue;
         }
         let mut encodable = false;
@@ -237,7 +273,8 @@ fn check_forms(seed: u64, rounds: u64) {
 
 #[test]
 fn every_copied_form_does_what_the_host_does() {
-    let rounds = std::env::var("DIFFERENTIAL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let rounds =
+        std::env::var("DIFFERENTIAL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
     let seed = std::env::var("DIFFERENTIAL_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     check_forms(seed, rounds);
 }

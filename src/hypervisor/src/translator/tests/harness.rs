@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use crate::guest::Guest;
-use crate::state::seg;
+use crate::state::{Segment, seg};
 use crate::translator::asm::{Asm, Mem};
-use crate::translator::{RunExit, run, step};
+use crate::translator::{RunExit, run};
 use crate::vcpu::Vcpu;
 
 pub(super) const CODE: u64 = 0x3000_0000;
@@ -179,7 +179,8 @@ fn read_native(at: u64, len: u64) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(at as *const u8, len as usize) }.to_vec()
 }
 
-static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] = [const { std::mem::MaybeUninit::uninit() }; 4];
+static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] =
+    [const { std::mem::MaybeUninit::uninit() }; 4];
 const SIGNALS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
 
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -246,7 +247,8 @@ impl Harness {
     pub(super) fn new() -> Harness {
         let mut native = NATIVE.lock().unwrap_or_else(PoisonError::into_inner);
         let guest = Guest::new().expect("guest");
-        let ram = rustix::fs::memfd_create("test-ram", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        let ram =
+            rustix::fs::memfd_create("test-ram", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
         rustix::fs::ftruncate(&ram, 4 << 20).expect("ftruncate");
         guest.map(0, ram.as_fd(), 0, 4 << 20).expect("map");
         build_page_tables(&guest);
@@ -254,17 +256,17 @@ impl Harness {
         // After the translator's: it forwards what is not native, whichever came first.
         install_handler();
         native.get_or_insert_with(build_native);
-        let cpu = vcpu.cpu_mut();
-        cpu.state.cr3 = 0x1000;
-        cpu.state.cr0 |= 1 << 16;
-        cpu.state.cr4 |= 1 << 9 | 1 << 10 | 1 << 18;
-        cpu.state.xcr0 = 7;
-        cpu.flush_tlb();
+        start_state(vcpu.cpu_mut());
         Harness { native, guest, vcpu }
     }
 
     /// Runs `code`, which falls off its end, on both sides.
-    pub(super) fn compare(&mut self, code: &[u8], registers: &Registers, data: &[u8]) -> (Outcome, Outcome) {
+    pub(super) fn compare(
+        &mut self,
+        code: &[u8],
+        registers: &Registers,
+        data: &[u8],
+    ) -> (Outcome, Outcome) {
         let native = self.run_native(code, registers, data);
         let translated = self.run_translated(code, registers, data);
         (native, translated)
@@ -319,12 +321,13 @@ impl Harness {
         }
     }
 
-    pub(super) fn run_translated(&mut self, code: &[u8], registers: &Registers, data: &[u8]) -> Outcome {
-        let mut image = code.to_vec();
-        // OUT 0x10, AL: open bus, but the end of the block; then HLT.
-        image.push(0xf4);
-        image.resize(CODE_SIZE as usize, 0xf4);
-        self.guest.write_memory(PHYSICAL_CODE, &image).expect("code");
+    pub(super) fn run_translated(
+        &mut self,
+        code: &[u8],
+        registers: &Registers,
+        data: &[u8],
+    ) -> Outcome {
+        self.write_code(code);
         self.guest.write_memory(PHYSICAL_DATA, data).expect("data");
         let cpu = self.vcpu.cpu_mut();
         cpu.flush_tlb();
@@ -366,23 +369,44 @@ impl Harness {
         Outcome { end, registers, data }
     }
 
-    /// Executes one instruction by [`step`] from the current state.
-    pub(super) fn step(&mut self) -> RunExit {
-        step(self.vcpu.cpu_mut())
+    /// Puts code where the vCPU finds it; the rest of the area is HLT.
+    pub(super) fn write_code(&mut self, code: &[u8]) {
+        let mut image = code.to_vec();
+        image.resize(CODE_SIZE as usize, 0xf4);
+        self.guest.write_memory(PHYSICAL_CODE, &image).expect("code");
+    }
+
+    /// Undoes what privileged random code may have done.
+    pub(super) fn reset_system_state(&mut self) {
+        build_page_tables(&self.guest);
+        start_state(self.vcpu.cpu_mut());
     }
 
     pub(super) fn cpu(&mut self) -> &mut crate::cpu::Cpu {
         self.vcpu.cpu_mut()
     }
+}
 
-    pub(super) fn guest(&self) -> &Guest {
-        &self.guest
-    }
+/// 64-bit supervisor mode with paging and all vector units enabled.
+fn start_state(cpu: &mut crate::cpu::Cpu) {
+    let state = &mut *cpu.state;
+    state.cr3 = 0x1000;
+    state.cr0 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1;
+    state.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18;
+    state.efer = 1 << 8 | 1 << 10;
+    state.xcr0 = 7;
+    state.dr[7] = 0x400;
+    state.segments = [Segment::flat_data(0, 0); 6];
+    state.segments[seg::CS] = Segment::long_code(0, 0);
+    cpu.interrupt_shadow = None;
+    cpu.set_cpl(0);
+    cpu.flush_tlb();
 }
 
 /// Maps code, data and a hole behind the data with 4 KiB pages.
 fn build_page_tables(guest: &Guest) {
-    let entry = |at: u64, value: u64| guest.write_memory(at, &value.to_le_bytes()).expect("page table");
+    let entry =
+        |at: u64, value: u64| guest.write_memory(at, &value.to_le_bytes()).expect("page table");
     entry(0x1000, 0x2003);
     entry(0x2000, 0x3003);
     for (va, gpa, len) in [(CODE, PHYSICAL_CODE, CODE_SIZE), (DATA, PHYSICAL_DATA, DATA_SIZE)] {
@@ -394,7 +418,6 @@ fn build_page_tables(guest: &Guest) {
             entry(table + (at >> 12 & 511) * 8, gpa + page * 4096 | 3);
         }
     }
-    let _ = seg::CS;
 }
 
 /// A small deterministic generator.
@@ -435,7 +458,10 @@ impl Random {
             for lane in vector.chunks_mut(8) {
                 let value = match self.below(4) {
                     0 => (self.next() as i32 as f64).to_bits(),
-                    1 => u64::from((self.next() as i16 as f32).to_bits()) | u64::from((1.5f32).to_bits()) << 32,
+                    1 => {
+                        u64::from((self.next() as i16 as f32).to_bits())
+                            | u64::from((1.5f32).to_bits()) << 32
+                    }
                     _ => self.value(),
                 };
                 lane.copy_from_slice(&value.to_le_bytes());
@@ -454,7 +480,11 @@ impl Random {
 }
 
 /// Describes the first difference, if any, outside the given flags.
-pub(super) fn difference(native: &Outcome, translated: &Outcome, ignored_flags: u64) -> Option<String> {
+pub(super) fn difference(
+    native: &Outcome,
+    translated: &Outcome,
+    ignored_flags: u64,
+) -> Option<String> {
     if native.end != translated.end {
         return Some(format!("end: native {:?}, translated {:?}", native.end, translated.end));
     }
@@ -464,7 +494,10 @@ pub(super) fn difference(native: &Outcome, translated: &Outcome, ignored_flags: 
             return Some(format!("gpr {n}: native {:#x}, translated {:#x}", a.gpr[n], b.gpr[n]));
         }
         if a.vector[n] != b.vector[n] {
-            return Some(format!("ymm{n}: native {:x?}, translated {:x?}", a.vector[n], b.vector[n]));
+            return Some(format!(
+                "ymm{n}: native {:x?}, translated {:x?}",
+                a.vector[n], b.vector[n]
+            ));
         }
     }
     let ignored = if native.end == End::Finished { ignored_flags } else { 0x8d5 };
@@ -478,5 +511,8 @@ pub(super) fn difference(native: &Outcome, translated: &Outcome, ignored_flags: 
         return Some(format!("x87: native {:x?}, translated {:x?}", a.x87, b.x87));
     }
     let at = native.data.iter().zip(&translated.data).position(|(a, b)| a != b)?;
-    Some(format!("data at {at:#x}: native {:#x}, translated {:#x}", native.data[at], translated.data[at]))
+    Some(format!(
+        "data at {at:#x}: native {:#x}, translated {:#x}",
+        native.data[at], translated.data[at]
+    ))
 }

@@ -29,13 +29,19 @@ pub(crate) enum Runnable {
 pub(crate) struct Inner {
     port: zx::Port,
     clock: Clock,
-    ready: Mutex<VecDeque<Runnable>>,
+    ready: Mutex<Ready>,
     sleepers: Sleepers,
     receivers: Mutex<Receivers>,
     pub(crate) timers: Mutex<Timers>,
     pub(crate) tasks: Mutex<TaskRegistry>,
+}
+
+/// What is to run.
+#[derive(Default)]
+struct Ready {
+    queue: VecDeque<Runnable>,
     /// Nothing runs any more, or will.
-    closed: AtomicBool,
+    closed: bool,
 }
 
 impl Inner {
@@ -48,7 +54,6 @@ impl Inner {
             receivers: Mutex::default(),
             timers: Mutex::default(),
             tasks: Mutex::default(),
-            closed: AtomicBool::new(false),
         })
     }
 
@@ -58,20 +63,23 @@ impl Inner {
 
     /// Makes `runnable` run on some thread of the executor.
     pub(crate) fn push(&self, runnable: Runnable) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
+        {
+            let mut ready = lock(&self.ready);
+            if ready.closed {
+                return;
+            }
+            ready.queue.push_back(runnable);
         }
-        lock(&self.ready).push_back(runnable);
         self.wake_one();
     }
 
     pub(crate) fn pop(&self) -> Option<Runnable> {
-        lock(&self.ready).pop_front()
+        lock(&self.ready).queue.pop_front()
     }
 
     /// Whether nothing is ready to run.
     pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.ready).is_empty()
+        lock(&self.ready).queue.is_empty()
     }
 
     /// Wakes one thread if one sleeps that has not been woken yet.
@@ -176,13 +184,13 @@ impl Inner {
 
     /// Drops every task, timer and receiver. To be called on the thread that owns the local tasks.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        lock(&self.ready).closed = true;
         // Futures are dropped outside the locks: what they own may call back.
         let tasks = lock(&self.tasks).close();
         for task in &tasks {
             task.drop_future();
         }
-        let ready = std::mem::take(&mut *lock(&self.ready));
+        let ready = std::mem::take(&mut lock(&self.ready).queue);
         drop(ready);
         let wakers = lock(&self.timers).clear();
         drop(wakers);

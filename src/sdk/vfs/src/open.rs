@@ -258,6 +258,11 @@ impl OpenOptions {
         self.protocols == fio::Flags::PROTOCOL_DIRECTORY
     }
 
+    /// Whether a node that is made is to have certain attributes.
+    pub(crate) fn sets_attributes(&self) -> bool {
+        matches!(&self.wire, WireFlags::Current(_, options) if options.create_attributes.is_some())
+    }
+
     /// The rights of a connection to a directory that can do `abilities`.
     ///
     /// # Errors

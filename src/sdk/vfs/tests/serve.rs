@@ -291,6 +291,15 @@ async fn entries_are_made_renamed_and_removed() {
     assert_eq!(outcome(&root, "a", file | maybe).await, Status::OK);
     assert_eq!(outcome(&root, "no/a", file | maybe).await, Status::NOT_FOUND);
     assert_eq!(outcome(&root, "d", directory | maybe).await, Status::OK);
+    let with_attributes = fio::Options {
+        create_attributes: Some(fio::MutableNodeAttributes::default()),
+        ..Default::default()
+    };
+    for (flags, expected) in [(file, Status::INVALID_ARGS), (file | must, Status::NOT_SUPPORTED)] {
+        let (node, server) = create_proxy::<fio::NodeMarker>();
+        root.open("n", flags, &with_attributes, server.into_channel()).expect("it lives");
+        assert_eq!(event_status(&node).await, expected);
+    }
     let below = open::<fio::DirectoryMarker>(&root, "d", directory);
     let (status, token) = below.get_token().await.expect("it lives");
     assert_eq!(status, 0);

@@ -169,6 +169,9 @@ fn step(
             if !request.granted.contains(needed) || !directory.abilities().contains(needed) {
                 return Err(Status::ACCESS_DENIED);
             }
+            if request.options.sets_attributes() {
+                return Err(Status::NOT_SUPPORTED);
+            }
             let node = if is_directory { NewNode::Directory } else { NewNode::File };
             let made = directory.create(name, node)?;
             request.options.creation = Creation::Never;

@@ -5,5 +5,6 @@ mod exceptions;
 mod machine;
 mod modes;
 mod paging;
+mod random;
 mod smp;
 mod vcpu;

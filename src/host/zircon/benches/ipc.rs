@@ -60,15 +60,14 @@ fn channel_child() {
     loop {
         // SAFETY: the pointers are to buffers of these sizes and to locals.
         unsafe {
+            let signals = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
+            zx_object_wait_one(near, signals, ZX_TIME_INFINITE, std::ptr::null_mut());
             let (bytes, taken) = (data.as_mut_ptr(), handles.as_mut_ptr());
             match zx_channel_read(near, 0, bytes, taken, 65536, 64, &mut count, &mut handle_count) {
                 ZX_OK => {
                     zx_channel_write(near, 0, data.as_ptr(), count, std::ptr::null(), 0);
                 }
-                ZX_ERR_SHOULD_WAIT => {
-                    let signals = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
-                    zx_object_wait_one(near, signals, ZX_TIME_INFINITE, std::ptr::null_mut());
-                }
+                ZX_ERR_SHOULD_WAIT => {}
                 _ => return,
             }
         }

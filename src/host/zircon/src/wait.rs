@@ -37,6 +37,16 @@ struct Item {
 }
 
 impl Item {
+    /// Whether the descriptors say at any time what the item waits for. A channel is writable when its descriptor says
+    /// nothing, so that is another case.
+    fn is_pollable(&self) -> Result<bool> {
+        let writable_channel =
+            self.signals & ZX_CHANNEL_WRITABLE != 0 && self.held.channel().is_ok();
+        Ok(!writable_channel
+            && !self.held.sources(self.signals)?.iter().flatten().any(|source| source.edge)
+            && self.held.snapshot()?.is_none())
+    }
+
     fn pending(&self) -> Result<zx_signals_t> {
         Ok(self.held.signals(self.signals)? | self.held.asserted_since(self.snapshot.as_ref()))
     }
@@ -72,6 +82,61 @@ impl Drop for Watching<'_> {
 
 /// Waits until one of the items is satisfied or the deadline passes; stores what is pending either way.
 fn wait(items: &[Item], deadline: zx_time_t, pending: &mut [zx_signals_t]) -> Result<()> {
+    let mut pollable = true;
+    for item in items {
+        pollable &= item.is_pollable()?;
+    }
+    match pollable.then(|| wait_in_one_call(items, deadline, pending)).transpose()? {
+        Some(Some(result)) => result,
+        _ => wait_for_arrivals(items, deadline, pending),
+    }
+}
+
+/// Waits with one poll call: most waits are for a single object whose descriptor says all. `None` when that did not settle
+/// it: a descriptor can be ready without satisfying anyone.
+fn wait_in_one_call(
+    items: &[Item],
+    deadline: zx_time_t,
+    pending: &mut [zx_signals_t],
+) -> Result<Option<Result<()>>> {
+    let watching = Watching::new(items)?;
+    // What no descriptor tells, after registering: a change before that woke nobody.
+    if items.iter().any(|item| item.held.signals_given(PollFlags::empty()) & item.signals != 0) {
+        return Ok(None);
+    }
+    let mut fds = Vec::with_capacity(items.len() + 1);
+    fds.push(PollFd::from_borrowed_fd(watching.wake.as_fd(), PollFlags::IN));
+    for item in items {
+        if let [Some(source), _] = item.held.sources(item.signals)? {
+            fds.push(PollFd::from_borrowed_fd(source.fd, source.events));
+        }
+    }
+    let ready = match poll(&mut fds, until(deadline).as_ref()) {
+        Ok(ready) => ready,
+        Err(rustix::io::Errno::INTR) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut revents = fds.iter().skip(1).map(PollFd::revents);
+    let mut satisfied = false;
+    for (item, pending) in items.iter().zip(pending) {
+        let polled = matches!(item.held.sources(item.signals)?, [Some(_), _]);
+        let revents = if polled { revents.next() } else { None };
+        *pending = item.held.signals_given(revents.unwrap_or(PollFlags::empty()));
+        satisfied |= *pending & item.signals != 0;
+    }
+    Ok(match (satisfied, ready) {
+        (true, _) => Some(Ok(())),
+        (false, 0) if deadline <= now() => Some(Err(TIMED_OUT)),
+        _ => None,
+    })
+}
+
+/// Waits whatever the objects are.
+fn wait_for_arrivals(
+    items: &[Item],
+    deadline: zx_time_t,
+    pending: &mut [zx_signals_t],
+) -> Result<()> {
     let mut check = || -> Result<bool> {
         let mut satisfied = false;
         for (item, pending) in items.iter().zip(&mut *pending) {
@@ -88,13 +153,6 @@ fn wait(items: &[Item], deadline: zx_time_t, pending: &mut [zx_signals_t]) -> Re
     }
     let watching = Watching::new(items)?;
     let mut arrivals = None;
-    if !watching.needs_arrivals()? {
-        // Descriptors that tell their present state need no set-up: one poll call is the whole wait.
-        if check()? {
-            return Ok(());
-        }
-        watching.poll(deadline)?;
-    }
     loop {
         // A descriptor can be ready without satisfying anyone, so from here on only arrivals wake. Look after
         // registering: a change before that woke nobody.
@@ -112,33 +170,6 @@ fn wait(items: &[Item], deadline: zx_time_t, pending: &mut [zx_signals_t]) -> Re
 }
 
 impl Watching<'_> {
-    fn needs_arrivals(&self) -> Result<bool> {
-        for item in self.items {
-            if item.held.sources(item.signals)?.iter().flatten().any(|source| source.edge) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Sleeps until a descriptor is ready.
-    fn poll(&self, deadline: zx_time_t) -> Result<()> {
-        let mut fds = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
-        for item in self.items {
-            let sources = item.held.sources(item.signals)?;
-            fds.extend(
-                sources
-                    .into_iter()
-                    .flatten()
-                    .map(|source| PollFd::from_borrowed_fd(source.fd, source.events)),
-            );
-        }
-        match poll(&mut fds, until(deadline).as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
     /// An epoll set of everything to watch, which reports arrivals.
     fn arrivals(&self) -> Result<OwnedFd> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;

@@ -16,16 +16,16 @@ pub(crate) unsafe fn load(host: *const u8, size: usize) -> u64 {
     unsafe {
         match size {
             1 => {
-                asm!("movzx {0:e}, byte ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly))
+                asm!("movzx {0:e}, byte ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly));
             }
             2 => {
-                asm!("movzx {0:e}, word ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly))
+                asm!("movzx {0:e}, word ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly));
             }
             4 => {
-                asm!("mov {0:e}, dword ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly))
+                asm!("mov {0:e}, dword ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly));
             }
             _ => {
-                asm!("mov {0}, qword ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly))
+                asm!("mov {0}, qword ptr [{1}]", out(reg) value, in(reg) host, options(nostack, preserves_flags, readonly));
             }
         }
     }
@@ -42,16 +42,16 @@ pub(crate) unsafe fn store(host: *mut u8, size: usize, value: u64) {
     unsafe {
         match size {
             1 => {
-                asm!("mov byte ptr [{0}], {1}", in(reg) host, in(reg_byte) value as u8, options(nostack, preserves_flags))
+                asm!("mov byte ptr [{0}], {1}", in(reg) host, in(reg_byte) value as u8, options(nostack, preserves_flags));
             }
             2 => {
-                asm!("mov word ptr [{0}], {1:x}", in(reg) host, in(reg) value, options(nostack, preserves_flags))
+                asm!("mov word ptr [{0}], {1:x}", in(reg) host, in(reg) value, options(nostack, preserves_flags));
             }
             4 => {
-                asm!("mov dword ptr [{0}], {1:e}", in(reg) host, in(reg) value, options(nostack, preserves_flags))
+                asm!("mov dword ptr [{0}], {1:e}", in(reg) host, in(reg) value, options(nostack, preserves_flags));
             }
             _ => {
-                asm!("mov qword ptr [{0}], {1}", in(reg) host, in(reg) value, options(nostack, preserves_flags))
+                asm!("mov qword ptr [{0}], {1}", in(reg) host, in(reg) value, options(nostack, preserves_flags));
             }
         }
     }
@@ -68,16 +68,16 @@ pub(crate) unsafe fn compare_exchange(host: *mut u8, size: usize, old: u64, new:
     unsafe {
         match size {
             1 => {
-                asm!("lock cmpxchg byte ptr [{0}], {1}", in(reg) host, in(reg_byte) new as u8, inout("rax") found, options(nostack))
+                asm!("lock cmpxchg byte ptr [{0}], {1}", in(reg) host, in(reg_byte) new as u8, inout("rax") found, options(nostack));
             }
             2 => {
-                asm!("lock cmpxchg word ptr [{0}], {1:x}", in(reg) host, in(reg) new, inout("rax") found, options(nostack))
+                asm!("lock cmpxchg word ptr [{0}], {1:x}", in(reg) host, in(reg) new, inout("rax") found, options(nostack));
             }
             4 => {
-                asm!("lock cmpxchg dword ptr [{0}], {1:e}", in(reg) host, in(reg) new, inout("rax") found, options(nostack))
+                asm!("lock cmpxchg dword ptr [{0}], {1:e}", in(reg) host, in(reg) new, inout("rax") found, options(nostack));
             }
             _ => {
-                asm!("lock cmpxchg qword ptr [{0}], {1}", in(reg) host, in(reg) new, inout("rax") found, options(nostack))
+                asm!("lock cmpxchg qword ptr [{0}], {1}", in(reg) host, in(reg) new, inout("rax") found, options(nostack));
             }
         }
     }

@@ -64,7 +64,7 @@ impl PageBitmap {
     pub(crate) fn set_range(&self, first: u64, end: u64, value: bool) {
         let mut page = first;
         while page < end {
-            if page % 64 == 0 && end - page >= 64 {
+            if page.is_multiple_of(64) && end - page >= 64 {
                 let Some(word) = self.words().get((page / 64) as usize) else {
                     return;
                 };

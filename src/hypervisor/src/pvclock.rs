@@ -106,7 +106,7 @@ mod tests {
         for hz in [100_000_000, 1_000_000_000, 2_596_120_000, 5_700_000_000] {
             let (multiplier, shift) = scale(hz);
             let ticks = if shift >= 0 { u128::from(hz) << shift } else { u128::from(hz) >> -shift };
-            let ns = ticks * u128::from(multiplier) >> 32;
+            let ns = (ticks * u128::from(multiplier)) >> 32;
             assert!(ns.abs_diff(1_000_000_000) < 10, "{hz} {multiplier} {shift} {ns}");
         }
     }

@@ -138,7 +138,7 @@ impl AlarmClock {
         match alarms.pending.iter_mut().find(|alarm| alarm.id == vcpu.id()) {
             Some(alarm) => alarm.deadline = deadline,
             None => {
-                alarms.pending.push(Alarm { vcpu: Arc::downgrade(vcpu), id: vcpu.id(), deadline })
+                alarms.pending.push(Alarm { vcpu: Arc::downgrade(vcpu), id: vcpu.id(), deadline });
             }
         }
         if !alarms.running && self.start() {

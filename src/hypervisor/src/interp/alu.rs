@@ -14,21 +14,23 @@ fn set_status(cpu: &mut Cpu, status: u64) {
     cpu.state.rflags = cpu.state.rflags & !rflags::STATUS | status;
 }
 
+/// Size, operands and flags to result and flags.
+type Binary = fn(usize, u64, u64, u64) -> (u64, u64);
+
 /// ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST.
 pub(super) fn binary(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
     let size = operand::size(instruction, 0);
-    let (operation, writes): (fn(usize, u64, u64, u64) -> (u64, u64), bool) =
-        match instruction.mnemonic() {
-            Mnemonic::Add => (flags_asm::add, true),
-            Mnemonic::Or => (flags_asm::or, true),
-            Mnemonic::Adc => (flags_asm::adc, true),
-            Mnemonic::Sbb => (flags_asm::sbb, true),
-            Mnemonic::And => (flags_asm::and, true),
-            Mnemonic::Sub => (flags_asm::sub, true),
-            Mnemonic::Xor => (flags_asm::xor, true),
-            Mnemonic::Cmp => (flags_asm::sub, false),
-            _ => (flags_asm::and, false),
-        };
+    let (operation, writes): (Binary, bool) = match instruction.mnemonic() {
+        Mnemonic::Add => (flags_asm::add, true),
+        Mnemonic::Or => (flags_asm::or, true),
+        Mnemonic::Adc => (flags_asm::adc, true),
+        Mnemonic::Sbb => (flags_asm::sbb, true),
+        Mnemonic::And => (flags_asm::and, true),
+        Mnemonic::Sub => (flags_asm::sub, true),
+        Mnemonic::Xor => (flags_asm::xor, true),
+        Mnemonic::Cmp => (flags_asm::sub, false),
+        _ => (flags_asm::and, false),
+    };
     let source = operand::read(cpu, instruction, 1)?;
     let kind = if writes { AccessKind::Write } else { AccessKind::Read };
     let place = operand::place(cpu, instruction, 0, kind)?;

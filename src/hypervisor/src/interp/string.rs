@@ -215,16 +215,16 @@ unsafe fn host_move(target: *mut u8, source: *const u8, count: u64, size: usize)
     unsafe {
         match size {
             1 => {
-                asm!("rep movsb", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep movsb", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             2 => {
-                asm!("rep movsw", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep movsw", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             4 => {
-                asm!("rep movsd", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep movsd", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             _ => {
-                asm!("rep movsq", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep movsq", inout("rdi") target => _, inout("rsi") source => _, inout("rcx") count => _, options(nostack, preserves_flags));
             }
         }
     }
@@ -237,16 +237,16 @@ unsafe fn host_fill(target: *mut u8, value: u64, count: u64, size: usize) {
     unsafe {
         match size {
             1 => {
-                asm!("rep stosb", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep stosb", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             2 => {
-                asm!("rep stosw", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep stosw", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             4 => {
-                asm!("rep stosd", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep stosd", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags));
             }
             _ => {
-                asm!("rep stosq", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags))
+                asm!("rep stosq", inout("rdi") target => _, in("rax") value, inout("rcx") count => _, options(nostack, preserves_flags));
             }
         }
     }

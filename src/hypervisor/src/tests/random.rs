@@ -94,7 +94,7 @@ fn random_code_never_hurts_the_host() {
             for _ in 0..20 {
                 match vcpu.enter() {
                     Ok(Exit::Io { input: true, access_size, .. }) => {
-                        vcpu.write_io(access_size, [0x5a; 4]).unwrap()
+                        vcpu.write_io(access_size, [0x5a; 4]).unwrap();
                     }
                     Ok(_) => {}
                     Err(_) => break,

@@ -105,7 +105,7 @@ fn locked_increments_are_never_lost() {
     });
     assert_eq!(read_u64(&guest, DATA), 3 * u64::from(ROUNDS));
     assert_eq!(read_u64(&guest, DATA + 0x40), 3 * u64::from(ROUNDS));
-    assert_eq!(read_u64(&guest, DATA + 0x80) & 0xffff, 3 * u64::from(ROUNDS) & 0xffff);
+    assert_eq!(read_u64(&guest, DATA + 0x80) & 0xffff, (3 * u64::from(ROUNDS)) & 0xffff);
 }
 
 #[test]

@@ -167,7 +167,7 @@ pub(crate) fn serve_requests(cpu: &mut Cpu) {
             CodeRequest::Protect { page, .. } => cpu.tlb.protect(page << 12),
             CodeRequest::Recheck { page } => recheck(cpu, page),
             CodeRequest::Stored { gpa, len } if hits_own_code(cpu, gpa, len) => {
-                drop_page(cpu, gpa >> 12)
+                drop_page(cpu, gpa >> 12);
             }
             CodeRequest::Stored { .. } => {}
         }

@@ -1,7 +1,12 @@
-//! A channel call between two processes beside a bare sequenced-packet ping-pong, in one run.
+//! A channel call between two processes beside a bare sequenced-packet ping-pong, in one run; and the way of a
+//! doorbell to a device process and of its interrupt back.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+#[path = "../tests/processes/machine.rs"]
+mod machine;
+
 use fuchsia_zircon_types::*;
+use machine::{BELL, Machine, PORT, enter, set_bell};
 use rustix::fd::OwnedFd;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -16,6 +21,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("child=bare") => bare_child(),
         Some("child=channel") => channel_child(),
+        Some("child=device") => device_child(),
         _ => divan::main(),
     }
 }
@@ -104,5 +110,69 @@ fn channel_call(bencher: divan::Bencher<'_, '_>, size: usize) {
     unsafe {
         zx_handle_close(near);
         zx_handle_close(process);
+    }
+}
+
+fn create(create: unsafe fn(u32, *mut zx_handle_t) -> zx_status_t) -> zx_handle_t {
+    let mut handle = 0;
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { create(0, &mut handle) }, ZX_OK);
+    handle
+}
+
+fn next_packet(port: zx_handle_t) -> zx_port_packet_t {
+    let mut packet = zx_port_packet_t::default();
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_port_wait(port, ZX_TIME_INFINITE, &mut packet) }, ZX_OK);
+    packet
+}
+
+/// Answers each doorbell with an interrupt.
+fn device_child() {
+    let startup = linux::take_startup_handles().expect("startup handles");
+    let [(_, guest), (_, interrupt)] = startup.handles[..] else { return };
+    let port = create(zx_port_create);
+    assert_eq!(set_bell(guest, port, BELL, 4096), ZX_OK);
+    // SAFETY: always safe, here and below.
+    let signal = || unsafe { zx_object_signal(interrupt, 0, ZX_EVENT_SIGNALED) };
+    signal();
+    loop {
+        next_packet(port);
+        signal();
+    }
+}
+
+#[divan::bench(min_time = 1)]
+fn bell_and_interrupt(bencher: divan::Bencher<'_, '_>) {
+    let machine = Machine::new();
+    let (port, interrupt) = (create(zx_port_create), create(zx_event_create));
+    let (mut guest, mut theirs) = (0, 0);
+    // SAFETY: the pointers are to locals.
+    unsafe {
+        assert_eq!(zx_handle_duplicate(machine.guest, ZX_RIGHT_SAME_RIGHTS, &mut guest), ZX_OK);
+        assert_eq!(zx_handle_duplicate(interrupt, ZX_RIGHT_SAME_RIGHTS, &mut theirs), ZX_OK);
+    }
+    let argv = vec!["bench".into(), "child=device".into()];
+    let handles = vec![(USER, guest), (USER | 1 << 16, theirs)];
+    let process =
+        linux::spawn(SpawnOptions { argv, handles, ..Default::default() }).expect("spawn");
+    let await_interrupt = || {
+        // SAFETY: always safe.
+        unsafe { zx_object_wait_async(interrupt, port, 1, ZX_EVENT_SIGNALED, 0) };
+        next_packet(port);
+        // SAFETY: always safe.
+        unsafe { zx_object_signal(interrupt, ZX_EVENT_SIGNALED, 0) };
+    };
+    // The device says by its first interrupt that it listens.
+    await_interrupt();
+    let vcpu = machine.vcpu();
+    bencher.bench_local(|| {
+        let packet = enter(vcpu).expect("exit");
+        assert_eq!(packet.union[0], PORT);
+        await_interrupt();
+    });
+    for handle in [vcpu, port, interrupt, process] {
+        // SAFETY: always safe.
+        unsafe { zx_handle_close(handle) };
     }
 }

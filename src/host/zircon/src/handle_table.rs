@@ -4,6 +4,7 @@ use crate::object::Object;
 use crate::rights::reduce;
 use crate::status::{ACCESS_DENIED, BAD_HANDLE, INVALID_ARGS, NO_RESOURCES, Result, answer, out};
 use fuchsia_zircon_types::*;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -74,6 +75,9 @@ impl Table {
             Some(index) => index,
             None if self.slots.len() == MAX_HANDLES => return Err(NO_RESOURCES),
             None => {
+                if self.slots.is_empty() {
+                    raise_descriptor_limit();
+                }
                 self.slots.push(Slot { generation: 0, held: None });
                 self.slots.len() as u32 - 1
             }
@@ -91,6 +95,14 @@ impl Table {
         self.free.push(index as u32);
         slot.held.take()
     }
+}
+
+/// A handle costs up to three file descriptors, and the usual soft limit is for programs that call `select`.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it the process runs into `ZX_ERR_NO_RESOURCES` sooner.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Gives an object a handle. The object's last use ends here when the table is full.

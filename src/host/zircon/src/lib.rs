@@ -40,6 +40,7 @@
 //! * Closing a handle does not end a `zx_object_wait_one` or `wait_many` that another thread makes with it.
 //! * Snapshots of VMOs are copies. A socket direction that was disabled stays so.
 //! * Exit codes have eight bits.
+//! * The limit of open files is raised to what the process may have, when it makes its first handle.
 //! * Queries: see [`zx_object_get_info`] and [`zx_object_get_property`].
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 

@@ -6,6 +6,8 @@
 mod children;
 #[path = "processes/guests.rs"]
 mod guests;
+#[path = "processes/machine.rs"]
+mod machine;
 #[path = "processes/support.rs"]
 mod support;
 

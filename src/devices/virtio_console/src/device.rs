@@ -19,8 +19,8 @@ const BATCH: usize = 64;
 const PIECE: usize = 32 << 10;
 
 /// The socket's signals that the device waits for, by the token it uses.
-const READABLE: u32 = 0;
-const WRITABLE: u32 = 1;
+const READABLE: usize = 0;
+const WRITABLE: usize = 1;
 
 /// The console device.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct ConsoleDevice {
     outgoing: Box<[u8]>,
     /// A transmitted chain of which so many bytes are in the socket.
     unfinished: Option<(HeldChain, usize)>,
+    /// Whether the signal of each token is waited for, so that a guest that notifies for nothing adds no second wait.
+    waiting: [bool; 2],
 }
 
 /// What the socket said.
@@ -66,6 +68,7 @@ impl ConsoleDevice {
             incoming_range: 0..0,
             outgoing: vec![0; PIECE].into(),
             unfinished: None,
+            waiting: [false; 2],
         }
     }
 
@@ -126,9 +129,11 @@ impl ConsoleDevice {
         Ok(Progress::More)
     }
 
-    fn block(&self, io: &Io<'_>, signal: zx::Signals, token: u32) -> Progress {
+    fn block(&mut self, io: &Io<'_>, signal: zx::Signals, token: usize) -> Progress {
         let signals = signal | zx::Signals::SOCKET_PEER_CLOSED;
-        if let Err(status) = io.wait(&self.socket, signals, token) {
+        if !std::mem::replace(&mut self.waiting[token], true)
+            && let Err(status) = io.wait(&self.socket, signals, token as u32)
+        {
             tracing::error!(%status, "The console's socket cannot be waited for");
         }
         Progress::Blocked
@@ -149,6 +154,10 @@ impl Device for ConsoleDevice {
     }
 
     fn signaled(&mut self, token: u32, _observed: zx::Signals, _io: &Io<'_>) -> QueueSet {
+        let token = token as usize;
+        if let Some(waiting) = self.waiting.get_mut(token) {
+            *waiting = false;
+        }
         match token {
             READABLE => QueueSet::of(RX),
             WRITABLE => QueueSet::of(TX),

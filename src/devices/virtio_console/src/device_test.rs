@@ -103,6 +103,18 @@ fn the_hosts_bytes_fill_the_guests_buffers() {
 }
 
 #[test]
+fn needless_notifications_add_no_waits() {
+    let mut console = Console::new();
+    console.rx.chain().writable(16).publish();
+    for _ in 0..100 {
+        assert_eq!(console.process(RX), Ok(Progress::Blocked));
+    }
+    console.host.write(b"x").unwrap();
+    assert_eq!(console.next_signal(), QueueSet::of(RX));
+    assert_eq!(console.port.wait(zx::Time::INFINITE_PAST).unwrap_err(), zx::Status::TIMED_OUT);
+}
+
+#[test]
 fn bytes_wait_for_buffers() {
     let mut console = Console::new();
     console.host.write(b"early").unwrap();

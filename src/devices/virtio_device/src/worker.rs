@@ -105,7 +105,7 @@ pub trait Device: Send + 'static {
     }
 
     /// A handle given to [`Io::wait`] has one of the signals, or a [`Waker`] was used (no signals then). Returns the
-    /// queues that can go on.
+    /// queues that can go on. Comes also while the device is reset and there are no queues.
     fn signaled(&mut self, token: u32, observed: zx::Signals, io: &Io<'_>) -> QueueSet {
         let _ = (token, observed, io);
         QueueSet::EMPTY
@@ -116,7 +116,7 @@ pub trait Device: Send + 'static {
         zx::Time::INFINITE
     }
 
-    /// The deadline has passed. Returns the queues that can go on.
+    /// The deadline has passed. Returns the queues that can go on. As [`Device::signaled`], it may come after a reset.
     fn deadline_passed(&mut self, io: &Io<'_>) -> QueueSet {
         let _ = io;
         QueueSet::EMPTY
@@ -490,7 +490,7 @@ impl<D: Device> Shared<D> {
             let packet = match self.port.wait(deadline) {
                 Ok(packet) => packet,
                 Err(zx::Status::TIMED_OUT) => {
-                    self.lane(index, Device::deadline_passed);
+                    self.lane(index, D::deadline_passed);
                     continue;
                 }
                 Err(status) => {
@@ -527,7 +527,7 @@ impl<D: Device> Shared<D> {
         self.lane(usize::from(queue) % self.lanes.len(), |_, _| QueueSet::of(queue));
     }
 
-    /// Calls `f` on the device of a lane and works on the queues it returns. A lane that is not ready is left alone.
+    /// Calls `f` on the device of a lane and works on the queues it returns, if the lane is ready.
     fn lane(&self, index: usize, f: impl FnOnce(&mut D, &Io<'_>) -> QueueSet) {
         let Some(lane) = self.lanes.get(index) else { return };
         let mut lane = lock(lane);
@@ -535,12 +535,11 @@ impl<D: Device> Shared<D> {
     }
 
     fn run(&self, index: usize, lane: &mut Lane<D>, f: impl FnOnce(&mut D, &Io<'_>) -> QueueSet) {
-        if !lane.ready {
-            return;
-        }
         let touched =
             f(&mut lane.device, &Io { queues: &lane.queues, port: &self.port, lane: index as u8 });
-        self.work(index, lane, touched);
+        if lane.ready {
+            self.work(index, lane, touched);
+        }
     }
 
     fn work(&self, index: usize, lane: &mut Lane<D>, touched: QueueSet) {

@@ -18,7 +18,8 @@ const EXIT_PORT: u16 = 0xf4;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let kernel = std::fs::read(arguments.next().ok_or("usage: linux BZIMAGE [INITRAMFS [COMMAND LINE]]")?)?;
+    let kernel =
+        std::fs::read(arguments.next().ok_or("usage: linux BZIMAGE [INITRAMFS [COMMAND LINE]]")?)?;
     let initramfs = arguments.next().map(std::fs::read).transpose()?.unwrap_or_default();
     let command_line = arguments.next().unwrap_or_else(|| {
         "console=ttyS0 earlyprintk=serial,ttyS0,115200 pci=off panic=-1 nokaslr".into()
@@ -37,18 +38,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     vcpu.write_state(&state);
     let result = run(&mut vcpu);
     let state: VcpuState = vcpu.read_state();
-    eprintln!("\n{result:?} after {:?}\n{:#?}\ngpr {:x?}", start.elapsed(), vcpu.stats(), state.gpr);
+    eprintln!(
+        "\n{result:?} after {:?}\n{:#?}\ngpr {:x?}",
+        start.elapsed(),
+        vcpu.stats(),
+        state.gpr
+    );
     Ok(())
 }
 
-fn load(guest: &Guest, kernel: &[u8], initramfs: &[u8], command_line: &str) -> Result<(), Box<dyn std::error::Error>> {
+fn load(
+    guest: &Guest,
+    kernel: &[u8],
+    initramfs: &[u8],
+    command_line: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
     // Identity map of the first 4 GiB with 2 MiB pages.
     guest.write_memory(PAGE_TABLES, &(PAGE_TABLES + 0x1003).to_le_bytes())?;
     for gib in 0..4 {
         let directory = PAGE_TABLES + 0x2000 + gib * 0x1000;
         guest.write_memory(PAGE_TABLES + 0x1000 + gib * 8, &(directory | 3).to_le_bytes())?;
         for page in 0..512 {
-            guest.write_memory(directory + page * 8, &(gib << 30 | page << 21 | 0x83).to_le_bytes())?;
+            guest.write_memory(
+                directory + page * 8,
+                &(gib << 30 | page << 21 | 0x83).to_le_bytes(),
+            )?;
         }
     }
     let header = kernel.get(0x1f1..0x290).ok_or("not a bzImage")?;
@@ -61,7 +75,8 @@ fn load(guest: &Guest, kernel: &[u8], initramfs: &[u8], command_line: &str) -> R
     let mut params = vec![0u8; 4096];
     params[0x1f1..0x290].copy_from_slice(header);
     params[0x210] = 0xff;
-    let mut put32 = |at: usize, value: u32| params[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let mut put32 =
+        |at: usize, value: u32| params[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put32(0x218, ramdisk as u32);
     put32(0x21c, initramfs.len() as u32);
     put32(0x228, COMMAND_LINE as u32);

@@ -36,7 +36,10 @@ pub(super) enum Class {
     Clac,
     Syscall,
     Sysret,
+    /// RDTSC and RDTSCP.
     Rdtsc,
+    /// MOV from a segment register.
+    StoreSegment,
     /// One page-local chunk of REP MOVS or STOS natively, the rest interpreted.
     RepString,
     /// FXSAVE, XSAVE and their inverses.
@@ -181,12 +184,11 @@ fn classify(code: Code) -> Class {
         M::Cli => Class::Cli,
         M::Cld => Class::Cld,
         M::Std => Class::Std,
-        M::Rdtsc => Class::Rdtsc,
+        M::Rdtsc | M::Rdtscp => Class::Rdtsc,
         M::Pushf
         | M::Enter
         | M::Xlatb
         | M::Cpuid
-        | M::Rdtscp
         | M::Rdpid
         | M::Rdfsbase
         | M::Rdgsbase
@@ -245,6 +247,14 @@ fn classify(code: Code) -> Class {
         | M::Vpmaskmovd
         | M::Vpmaskmovq => Class::Element,
         _ if uses_vector_index(code) && features_allowed(code) => Class::Element,
+        M::Mov
+            if matches!(
+                code,
+                Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+            ) =>
+        {
+            Class::StoreSegment
+        }
         M::Mov if uses_special_register(code) => Class::InterpretEnd,
         M::Lss | M::Lfs | M::Lgs => Class::InterpretEnd,
         _ if code.is_privileged() => Class::InterpretEnd,

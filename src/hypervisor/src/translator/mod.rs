@@ -41,7 +41,7 @@ pub(crate) use smc::{after_sleep, before_sleep, serve_requests};
 
 /// Why [`run`] returned.
 #[derive(Debug)]
-pub enum RunExit {
+pub(crate) enum RunExit {
     /// Deliver this exception; RIP is at the instruction, or past it for a trap.
     Exception(Exception),
     /// Look at `attention`, pending interrupts, timers and RFLAGS.TF.

@@ -190,6 +190,7 @@ impl<'a> Emitter<'a> {
             Class::Syscall => self.system_call(insn),
             Class::Sysret => self.system_return(insn),
             Class::Rdtsc => self.rdtsc(insn),
+            Class::StoreSegment => self.store_segment(insn),
             Class::RepString | Class::FpState | Class::Element | Class::Interpret => {
                 self.interpret(insn, false);
             }

@@ -67,21 +67,31 @@ impl Emitter<'_> {
         self.asm.mov_rr(reg::RBP, reg::S1);
     }
 
-    /// PUSHFQ. Inline only where the flags are dead behind it, because composing the value needs the ALU.
+    /// PUSHFQ.
     pub(super) fn push_flags(&mut self, insn: &Insn) {
-        if insn.live_out != 0 || insn.instruction.code() != iced_x86::Code::Pushfq {
+        if insn.instruction.code() != iced_x86::Code::Pushfq {
             return self.interpret(insn, false);
         }
-        let value = self.env.tmp(4);
+        let live = insn.live_out != 0;
+        let (value, saved) = (self.env.tmp(4), self.env.tmp(5));
         let rflags = self.env.field(offset_of!(CpuState, rflags));
         self.asm.flags_to_reg(reg::S0);
+        if live {
+            self.asm.store(saved, reg::S0);
+        }
         self.asm.load32(reg::S1, rflags);
         self.asm.alu_imm(Alu::And, false, reg::S0, STATUS_FLAGS);
         self.asm.alu_imm(Alu::And, false, reg::S1, !(STATUS_FLAGS | 3 << 16));
         self.asm.alu_rr(Alu::Or, reg::S0, reg::S1);
         self.asm.store(value, reg::S0);
+        if live {
+            // Before the look-up: a fault there must find them.
+            self.asm.load(reg::S0, saved);
+            self.asm.push(reg::S0);
+            self.asm.bytes(&[0x9d]);
+        }
         self.asm.lea(reg::S0, Mem::Base(reg::GUEST_SP, -8));
-        self.look_up(Kind::Write, 8, false);
+        self.look_up(Kind::Write, 8, live);
         self.asm.load(reg::S1, value);
         self.asm.store(Mem::Base(reg::S0, 0), reg::S1);
         self.asm.lea(reg::GUEST_SP, Mem::Base(reg::GUEST_SP, -8));

@@ -2,10 +2,14 @@
 
 use std::mem::offset_of;
 
+use iced_x86::{Mnemonic, OpKind, Register};
+
+use super::memory::{Kind, register_number};
 use super::{Emitter, Insn};
 use crate::state::{CpuState, Segment, seg};
 use crate::translator::asm::{Alu, Mem, cc, reg};
 use crate::translator::classify::Class;
+use crate::translator::thunks::host_register;
 
 const IF: i32 = 1 << 9;
 const DF: i32 = 1 << 10;
@@ -64,15 +68,65 @@ impl Emitter<'_> {
     /// STI and the instruction behind it, so it must not end a block here.
     pub(super) fn sti(&mut self, insn: &Insn) {
         let last = self.current + 1 == self.source.instructions.len();
-        if self.source.region.mode.user || self.source.single || last || insn.live_out != 0 {
+        if self.source.region.mode.user || self.source.single || last {
             return self.interpret(insn, true);
         }
+        let live = insn.live_out != 0;
         let pending = self.env.field(offset_of!(CpuState, interrupts_pending));
+        if live {
+            self.asm.mov_rr(reg::S1, reg::RAX);
+            self.asm.flags_to_ax();
+        }
         self.asm.alu_mem_imm32(Alu::Cmp, pending, 0);
         let none = self.asm.jcc_forward(cc::E);
+        if live {
+            self.asm.flags_from_ax();
+            self.asm.mov_rr(reg::RAX, reg::S1);
+        }
         self.interpret(insn, true);
         self.asm.bind(none);
-        self.change_rflags(Alu::Or, IF, false);
+        let rflags = self.env.field(offset_of!(CpuState, rflags));
+        self.asm.alu_mem_imm32(Alu::Or, rflags, IF);
+        if live {
+            self.asm.flags_from_ax();
+            self.asm.mov_rr(reg::RAX, reg::S1);
+        }
+    }
+
+    /// MOV from a segment register.
+    pub(super) fn store_segment(&mut self, insn: &Insn) {
+        let instruction = &insn.instruction;
+        let n = match instruction.op1_register() {
+            Register::ES => seg::ES,
+            Register::CS => seg::CS,
+            Register::SS => seg::SS,
+            Register::DS => seg::DS,
+            Register::FS => seg::FS,
+            _ => seg::GS,
+        };
+        // The selector is followed by padding that is always zero.
+        let selector = self.env.field(
+            offset_of!(CpuState, segments) + n * size_of::<Segment>() + offset_of!(Segment, selector),
+        );
+        if instruction.op0_kind() == OpKind::Memory {
+            self.linear_address(instruction);
+            self.look_up(Kind::Write, 2, insn.live_in != 0);
+            self.asm.load32(reg::S1, selector);
+            self.asm.store16(Mem::Base(reg::S0, 0), reg::S1);
+            return;
+        }
+        if instruction.op0_register().size() == 2 {
+            return self.interpret(insn, false);
+        }
+        let guest = register_number(instruction.op0_register());
+        match host_register(guest) {
+            Some(host) => self.asm.load32(host, selector),
+            None => {
+                self.asm.load32(reg::S0, selector);
+                let slot = self.env.gpr(guest);
+                self.asm.store(slot, reg::S0);
+            }
+        }
     }
 
     /// SWAPGS.
@@ -126,7 +180,7 @@ impl Emitter<'_> {
         self.interpret(insn, true);
     }
 
-    /// RDTSC plus the guest's offset, without flags.
+    /// RDTSC and RDTSCP plus the guest's offset, without flags.
     pub(super) fn rdtsc(&mut self, insn: &Insn) {
         if !self.source.region.mode.tsc {
             return self.interpret(insn, true);
@@ -135,7 +189,14 @@ impl Emitter<'_> {
         if !self.env.bmi2 {
             return self.interpret(insn, false);
         }
-        self.asm.bytes(&[0x0f, 0x31]);
+        let with_aux = insn.instruction.mnemonic() == Mnemonic::Rdtscp;
+        if with_aux {
+            self.asm.bytes(&[0x0f, 0x01, 0xf9]);
+            let aux = self.env.field(offset_of!(CpuState, tsc_aux));
+            self.asm.load32(reg::RCX, aux);
+        } else {
+            self.asm.bytes(&[0x0f, 0x31]);
+        }
         self.asm.rorx(2, 2, 32);
         self.asm.lea(0, Mem::Index(0, 2, 0, 0));
         self.asm.load(reg::S0, offset);

@@ -235,6 +235,10 @@ impl VcpuThreads {
             zx::Status::UNAVAILABLE => ending.end(Outcome::PowerOff),
             // A kick, which is only sent when the machine ends; or a reset that the kernel handled.
             zx::Status::CANCELED => ending.end(Outcome::Reset),
+            zx::Status::BAD_STATE => {
+                tracing::error!(cpu, "vCPU failed: it notified a device whose component is gone");
+                ending.end(Outcome::VcpuFailure { cpu });
+            }
             status => {
                 tracing::error!(cpu, %status, "vCPU failed");
                 ending.end(Outcome::VcpuFailure { cpu });

@@ -1,9 +1,10 @@
 //! The virtio devices: what each looks like to the guest, and how its component is started.
 
+use super::guest::ConnectVsock;
 use super::process::{self, Commands, DeviceProcess, DeviceProtocol, ProcessError};
 use crate::virtio_pci::{DeviceConfig, DeviceEvents, VirtioIdentity, VirtioPciDevice};
 use crate::vm::{VmBuilder, VmError};
-use fidl::endpoints::Proxy;
+use fidl::endpoints::{DiscoverableProtocolMarker, Proxy};
 use fidl_fuchsia_component::RealmProxy;
 use fidl_fuchsia_virtualization::{
     BlockMode, BlockSpec, DEFAULT_GUEST_CID, GuestError, Listener, NetSpec,
@@ -73,23 +74,29 @@ impl DeviceError {
     }
 }
 
-/// A device of the machine.
-pub(super) struct Device {
-    process: DeviceProcess,
-    /// Passes commands to the component.
-    task: fasync::Task<()>,
+/// The devices of a machine, as far as they were made.
+#[derive(Default)]
+pub(super) struct Devices {
+    /// Their components.
+    processes: Vec<DeviceProcess>,
+    /// What passes commands to the components that have started.
+    tasks: Vec<fasync::Task<()>>,
 }
 
-impl Device {
-    /// The component.
-    pub(super) fn process(&self) -> &DeviceProcess {
-        &self.process
+impl Devices {
+    /// Stops talking to the components: vCPU threads that wait for one go on.
+    pub(super) async fn disconnect(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.cancel().await;
+        }
     }
 
-    /// Stops talking to the component: vCPU threads that wait for it go on.
-    pub(super) async fn disconnect(self) -> DeviceProcess {
-        self.task.cancel().await;
-        self.process
+    /// Destroys the components.
+    pub(super) async fn destroy(mut self, realm: &RealmProxy) {
+        self.disconnect().await;
+        for process in self.processes {
+            process.destroy(realm).await;
+        }
     }
 }
 
@@ -99,8 +106,8 @@ pub(super) struct DeviceBuilder<'a> {
     pub(super) vm: &'a mut VmBuilder,
     pub(super) events: &'a DeviceEvents,
     pub(super) cpus: u8,
-    /// Components made so far, also those of a device that then failed.
-    pub(super) devices: &'a mut Vec<Device>,
+    /// Those made so far, also one that then failed.
+    pub(super) devices: &'a mut Devices,
 }
 
 /// A device on PCI whose component was not started yet.
@@ -132,15 +139,26 @@ impl DeviceBuilder<'_> {
         Ok(Attached { device, commands, start_info })
     }
 
-    /// Records a device whose component has started.
+    /// Creates the component of a device of `kind`, and connects to its protocol.
+    async fn launch<P: DiscoverableProtocolMarker>(
+        &mut self,
+        kind: &str,
+        name: String,
+    ) -> Result<P::Proxy, DeviceError> {
+        let process = DeviceProcess::create(self.realm, kind, name).await?;
+        let proxy = process.connect::<P>();
+        self.devices.processes.push(process);
+        Ok(proxy?)
+    }
+
+    /// Connects a device to its component, which has started.
     fn finish<P: Proxy + DeviceProtocol + Clone + 'static>(
         &mut self,
-        process: DeviceProcess,
         proxy: P,
         commands: Commands,
         device: Arc<VirtioPciDevice>,
     ) {
-        self.devices.push(Device { process, task: process::serve(proxy, commands, device) });
+        self.devices.tasks.push(process::serve(proxy, commands, device));
     }
 
     /// Adds the balloon and returns its function and a connection to its component.
@@ -158,10 +176,9 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(vec![0; 8]).writable(balloon_config::ACTUAL, 4);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let process = DeviceProcess::create(self.realm, "balloon", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioBalloonMarker>()?;
+        let proxy = self.launch::<hardware::VirtioBalloonMarker>("balloon", identity.name).await?;
         proxy.start(start_info).await.map_err(DeviceError::Start)?;
-        self.finish(process, proxy.clone(), commands, device.clone());
+        self.finish(proxy.clone(), commands, device.clone());
         Ok((device, proxy))
     }
 
@@ -186,8 +203,7 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(vec![0; BLOCK_CONFIG_SIZE]);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let process = DeviceProcess::create(self.realm, "block", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioBlockMarker>()?;
+        let proxy = self.launch::<hardware::VirtioBlockMarker>("block", identity.name).await?;
         let (capacity, block_size) =
             proxy.start(start_info, spec).await.map_err(DeviceError::Start)?;
         if capacity % SECTOR != 0 || !block_size.is_power_of_two() || u64::from(block_size) < SECTOR
@@ -195,7 +211,7 @@ impl DeviceBuilder<'_> {
             return Err(DeviceError::Disk { capacity, block_size });
         }
         device.set_config(&block_config(capacity, block_size, queues));
-        self.finish(process, proxy, commands, device);
+        self.finish(proxy, commands, device);
         Ok(())
     }
 
@@ -210,10 +226,9 @@ impl DeviceBuilder<'_> {
         };
         let Attached { device, commands, start_info } =
             self.attach(&identity, DeviceConfig::default())?;
-        let process = DeviceProcess::create(self.realm, "console", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioConsoleMarker>()?;
+        let proxy = self.launch::<hardware::VirtioConsoleMarker>("console", identity.name).await?;
         proxy.start(start_info, socket).await.map_err(DeviceError::Start)?;
-        self.finish(process, proxy, commands, device);
+        self.finish(proxy, commands, device);
         Ok(())
     }
 
@@ -228,15 +243,17 @@ impl DeviceBuilder<'_> {
         };
         let Attached { device, commands, start_info } =
             self.attach(&identity, DeviceConfig::default())?;
-        let process = DeviceProcess::create(self.realm, "rng", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioRngMarker>()?;
+        let proxy = self.launch::<hardware::VirtioRngMarker>("rng", identity.name).await?;
         proxy.start(start_info).await.map_err(DeviceError::Start)?;
-        self.finish(process, proxy, commands, device);
+        self.finish(proxy, commands, device);
         Ok(())
     }
 
-    /// Adds the vsock device with `listeners`, and returns its place among the devices.
-    pub(super) async fn vsock(&mut self, listeners: Vec<Listener>) -> Result<usize, DeviceError> {
+    /// Adds the vsock device with `listeners`, and returns what connects clients to it.
+    pub(super) async fn vsock(
+        &mut self,
+        listeners: Vec<Listener>,
+    ) -> Result<Option<ConnectVsock>, DeviceError> {
         let identity = VirtioIdentity {
             name: "virtio_vsock".to_owned(),
             device_id: 19,
@@ -247,15 +264,14 @@ impl DeviceBuilder<'_> {
         // The guest's context ID (§5.10.4).
         let config = DeviceConfig::read_only(u64::from(DEFAULT_GUEST_CID).to_le_bytes().to_vec());
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let process = DeviceProcess::create(self.realm, "vsock", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioVsockMarker>()?;
+        let proxy = self.launch::<hardware::VirtioVsockMarker>("vsock", identity.name).await?;
         let started = proxy
             .start(start_info, DEFAULT_GUEST_CID, listeners)
             .await
             .map_err(DeviceError::Start)?;
         started.map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
-        self.finish(process, proxy, commands, device);
-        Ok(self.devices.len() - 1)
+        self.finish(proxy, commands, device);
+        Ok(self.devices.processes.last().map(DeviceProcess::vsock_connector))
     }
 
     /// Adds network interface number `index`.
@@ -269,13 +285,12 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(spec.mac_address.octets.to_vec());
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let process = DeviceProcess::create(self.realm, "net", identity.name).await?;
-        let proxy = process.connect::<hardware::VirtioNetMarker>()?;
+        let proxy = self.launch::<hardware::VirtioNetMarker>("net", identity.name).await?;
         let started = proxy.start(start_info, &spec.mac_address, spec.enable_bridge).await;
         started
             .map_err(DeviceError::Start)?
             .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
-        self.finish(process, proxy, commands, device);
+        self.finish(proxy, commands, device);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Environment;
 use super::config::{DeviceSpecs, GuestSpec, KernelFiles};
-use super::devices::{Device, DeviceBuilder, DeviceError};
+use super::devices::{DeviceBuilder, DeviceError, Devices};
 use super::guest::{self, Balloon, GuestServices};
 use super::{files, serial};
 use crate::arch::Kernel;
@@ -23,7 +23,7 @@ use std::rc::Rc;
 /// A machine.
 pub(super) struct Machine {
     vm: Vm,
-    devices: Vec<Device>,
+    devices: Devices,
     events: DeviceEvents,
     services: Rc<GuestServices>,
     serial: fasync::Task<()>,
@@ -71,7 +71,7 @@ impl Machine {
             tracing::error!(%error, "Could not start a thread");
             GuestError::InternalError
         })?;
-        let mut devices = Vec::new();
+        let mut devices = Devices::default();
         match Self::build(environment, spec, &events, &mut devices).await {
             Ok((vm, services, serial)) => Ok(Self {
                 vm,
@@ -82,7 +82,7 @@ impl Machine {
                 clients: Vec::new(),
             }),
             Err(error) => {
-                destroy(devices, &environment.realm).await;
+                devices.destroy(&environment.realm).await;
                 Err(error)
             }
         }
@@ -92,7 +92,7 @@ impl Machine {
         environment: &Environment,
         spec: GuestSpec,
         events: &DeviceEvents,
-        devices: &mut Vec<Device>,
+        devices: &mut Devices,
     ) -> Result<(Vm, GuestServices, fasync::Task<()>), GuestError> {
         let vm = VmBuilder::new(&environment.hypervisor, &environment.vmex, spec.vm);
         let mut vm = vm.map_err(|error| vm_error(&error))?;
@@ -136,25 +136,14 @@ impl Machine {
         for client in self.clients {
             client.shutdown_with_epitaph(epitaph);
         }
-        let Self { vm, devices, events, services, serial, .. } = self;
+        let Self { vm, mut devices, events, services, serial, .. } = self;
         vm.end(outcome);
         drop(services);
         // vCPU threads may be waiting for a device; once it is disconnected they are not.
-        let mut processes = Vec::new();
-        for device in devices {
-            processes.push(device.disconnect().await);
-        }
+        devices.disconnect().await;
         fasync::unblock(move || drop((vm, events))).await;
         serial.cancel().await;
-        for process in processes {
-            process.destroy(realm).await;
-        }
-    }
-}
-
-async fn destroy(devices: Vec<Device>, realm: &RealmProxy) {
-    for device in devices {
-        device.disconnect().await.destroy(realm).await;
+        devices.destroy(realm).await;
     }
 }
 
@@ -182,9 +171,7 @@ async fn add_devices(
         builder.rng().await.map_err(fail)?;
     }
     if let Some(listeners) = specs.vsock {
-        let index = builder.vsock(listeners).await.map_err(fail)?;
-        services.vsock =
-            builder.devices.get(index).map(|device| device.process().vsock_connector());
+        services.vsock = builder.vsock(listeners).await.map_err(fail)?;
     }
     for (index, spec) in specs.net.iter().enumerate() {
         builder.net(index, spec).await.map_err(fail)?;

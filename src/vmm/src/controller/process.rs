@@ -75,12 +75,15 @@ impl DeviceProcess {
         })?;
         let (exposed, server) = fidl::endpoints::create_proxy::<DirectoryMarker>();
         let opened = realm.open_exposed_dir(&child, server).await;
-        opened.map_err(ProcessError::Realm)?.map_err(|error| ProcessError::Component {
-            call: "OpenExposedDir",
-            name,
-            error,
-        })?;
-        Ok(Self { child, exposed })
+        let process = Self { child, exposed };
+        match opened {
+            Ok(Ok(())) => Ok(process),
+            Ok(Err(error)) => {
+                process.destroy(realm).await;
+                Err(ProcessError::Component { call: "OpenExposedDir", name, error })
+            }
+            Err(error) => Err(ProcessError::Realm(error)),
+        }
     }
 
     /// Connects to protocol `P` of the component.

@@ -19,7 +19,8 @@ const INTERRUPT_LINE: usize = 0x3c;
 const INTERRUPT_PIN: usize = 0x3d;
 
 /// Memory space, bus master, INTx disable.
-const COMMAND_WRITABLE: u16 = (1 << 1) | (1 << 2) | COMMAND_INTX_DISABLE;
+const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | (1 << 2) | COMMAND_INTX_DISABLE;
+const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS_INTERRUPT: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u8 = 1 << 4;
@@ -77,6 +78,10 @@ impl ConfigSpace {
         space.put(SUBSYSTEM_VENDOR_ID, &identity.subsystem_vendor.to_le_bytes());
         space.put(SUBSYSTEM_VENDOR_ID + 2, &identity.subsystem.to_le_bytes());
         space.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
+        if !bars.is_empty() {
+            // Firmware leaves devices enabled whose addresses it assigned.
+            space.put(COMMAND, &COMMAND_MEMORY.to_le_bytes());
+        }
         for index in 0..space.bars.len() {
             space.restore_bar(index);
             let mask = !(space.bars[index].size - 1);
@@ -199,6 +204,7 @@ mod tests {
     fn header_identifies_the_function() {
         let space = ConfigSpace::new(IDENTITY, &[BAR], Some(3));
         assert_eq!(read_u32(&space, 0), 0x1042_1af4);
+        assert_eq!(read_u32(&space, 4) & 0xffff, u32::from(COMMAND_MEMORY));
         assert_eq!(read_u32(&space, 8), 0x0180_0001);
         assert_eq!(read_u32(&space, 0x2c), 0x0002_1af4);
         assert_eq!(read_u32(&space, 0x3c), 0x0000_0123);

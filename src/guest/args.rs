@@ -420,11 +420,7 @@ pub(crate) struct LogsArgs {
 
 /// Print a script that teaches a shell to complete this command line.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(
-    subcommand,
-    name = "completion",
-    example = "$ source <({command_name} bash)"
-)]
+#[argh(subcommand, name = "completion", example = "$ source <({command_name} bash)")]
 pub(crate) struct CompletionArgs {
     /// the shell: bash, zsh or fish
     #[argh(positional)]

@@ -3,9 +3,10 @@
 use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
 use crate::terminal::{self, Input, Terminal};
 use anyhow::Context as _;
-use fidl::endpoints::{Proxy as _, create_proxy};
+use fidl::endpoints::create_proxy;
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_async as fasync;
+use fuchsia_zircon as zx;
 use futures::future::{Either, select};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, pin_mut};
 use serde::Serialize;
@@ -180,8 +181,18 @@ pub(crate) async fn attach(
     Ok(AttachOutcome::Attached)
 }
 
-/// Waits until the guest's channel closes, which it does when the guest has stopped.
-pub(crate) async fn wait_for_end(guest: &fvirt::GuestProxy) -> anyhow::Result<()> {
-    guest.on_closed().await.context("Waiting for the guest to end")?;
-    Ok(())
+/// Waits until a guest whose channel has closed has ended for its manager, too, and returns what that says then.
+pub(crate) async fn ended(manager: &fvirt::GuestManagerProxy) -> anyhow::Result<fvirt::GuestInfo> {
+    loop {
+        let info = manager.get_info().await.context("The guest's manager went away")?;
+        let settled = !matches!(
+            info.guest_status,
+            Some(fvirt::GuestStatus::Running | fvirt::GuestStatus::Stopping)
+        );
+        if settled {
+            return Ok(info);
+        }
+        // The manager hears of the end from the VMM about when we do.
+        fasync::Timer::new(zx::Time::after(zx::Duration::from_millis(5))).await;
+    }
 }

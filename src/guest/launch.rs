@@ -5,7 +5,7 @@ use crate::attach::{self, End, Port, Session};
 use crate::outcome::{EXIT_FAILURE, Outcome};
 use crate::terminal::Terminal;
 use anyhow::Context as _;
-use fidl::endpoints::create_proxy;
+use fidl::endpoints::{Proxy as _, create_proxy};
 use fidl_fuchsia_virtualization as fvirt;
 use futures::Stream;
 use futures::StreamExt as _;
@@ -151,23 +151,8 @@ async fn ended(
     manager: &fvirt::GuestManagerProxy,
     guest: &fvirt::GuestProxy,
 ) -> anyhow::Result<LaunchOutcome> {
-    attach::wait_for_end(guest).await?;
-    // The manager hears of the end from the VMM about when we do: asked once more, it knows.
-    let mut info = manager.get_info().await.context("The guest's manager went away")?;
-    for _ in 0..100 {
-        let settled = !matches!(
-            info.guest_status,
-            Some(fvirt::GuestStatus::Running | fvirt::GuestStatus::Stopping)
-        );
-        if settled {
-            break;
-        }
-        fuchsia_async::Timer::new(fuchsia_zircon::Time::after(
-            fuchsia_zircon::Duration::from_millis(10),
-        ))
-        .await;
-        info = manager.get_info().await.context("The guest's manager went away")?;
-    }
+    guest.on_closed().await.context("Waiting for the guest to end")?;
+    let info = attach::ended(manager).await?;
     Ok(match (info.guest_status, info.stop_error) {
         (Some(fvirt::GuestStatus::VmmUnexpectedTermination), _) => {
             LaunchOutcome::GuestFailed("its VMM terminated unexpectedly".to_owned())

@@ -20,10 +20,10 @@ mod stop;
 mod terminal;
 
 use anyhow::Context as _;
+use argh::FromArgs as _;
 use args::{
     Args, BalloonCommand, Command, GuestType, ImageArgs, LaunchArgs, MemCommand, SocatCommand,
 };
-use argh::FromArgs as _;
 use attach::Port;
 use fidl_fuchsia_virtualization::GuestManagerProxy;
 use outcome::{EXIT_FAILURE, EXIT_USAGE};

@@ -62,9 +62,12 @@ fn status_text(status: Option<fvirt::GuestStatus>) -> &'static str {
     }
 }
 
-/// What a manager says, or nothing where it cannot be asked.
+/// What a manager says, or nothing where it cannot be asked. Where there is no manager no guest was started.
 async fn ask(manager: Option<fvirt::GuestManagerProxy>) -> fvirt::GuestInfo {
-    let Some(manager) = manager else { return fvirt::GuestInfo::default() };
+    let Some(manager) = manager else {
+        let guest_status = Some(fvirt::GuestStatus::NotStarted);
+        return fvirt::GuestInfo { guest_status, ..Default::default() };
+    };
     let answer = async { manager.get_info().await.ok() };
     answer.on_timeout(zx::Time::after(TIMEOUT), || None).await.unwrap_or_default()
 }
@@ -110,7 +113,8 @@ fn device_counts(descriptor: &fvirt::GuestDescriptor) -> Vec<(String, u32)> {
     if descriptor.num_cpus.is_none() {
         return Vec::new();
     }
-    let one = |name: &str, present: Option<bool>| (name.to_owned(), u32::from(present == Some(true)));
+    let one =
+        |name: &str, present: Option<bool>| (name.to_owned(), u32::from(present == Some(true)));
     let networks = descriptor.networks.as_ref().map_or(0, Vec::len);
     vec![
         one("balloon", descriptor.balloon),
@@ -153,7 +157,11 @@ impl fmt::Display for GuestDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Guest package: {}", self.package_url)?;
         writeln!(f, "Guest status:  {}", self.status)?;
-        writeln!(f, "Guest uptime:  {}", uptime_text((self.uptime_nanos > 0).then_some(self.uptime_nanos)))?;
+        writeln!(
+            f,
+            "Guest uptime:  {}",
+            uptime_text((self.uptime_nanos > 0).then_some(self.uptime_nanos))
+        )?;
         if let Some(reason) = &self.stop_reason {
             writeln!(f, "Stop reason:   {reason}")?;
         }
@@ -212,6 +220,7 @@ mod tests {
 
     #[fasync::run_singlethreaded(test)]
     async fn the_summary_has_a_line_a_guest_and_names_the_unreachable() {
+        let (unreachable, _) = fidl::endpoints::create_proxy::<fvirt::GuestManagerMarker>();
         let running = fvirt::GuestInfo {
             guest_status: Some(fvirt::GuestStatus::Running),
             uptime: Some(3_723_000_000_000),
@@ -219,14 +228,16 @@ mod tests {
         };
         let managers = vec![
             (GuestType::Debian, Some(fake_manager(running))),
-            (GuestType::Zircon, None),
+            (GuestType::Termina, None),
+            (GuestType::Zircon, Some(unreachable)),
         ];
         let outcome = summary(managers).await;
         let text = outcome.to_string();
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].starts_with("debian") && lines[1].contains("Running"), "{text}");
         assert!(lines[1].ends_with("01:02:03"), "{text}");
-        assert!(lines[2].contains("Unavailable") && lines[2].ends_with("--:--:--"), "{text}");
+        assert!(lines[2].contains("Not started"), "{text}");
+        assert!(lines[3].contains("Unavailable") && lines[3].ends_with("--:--:--"), "{text}");
         let json = serde_json::to_value(&outcome).unwrap();
         assert_eq!(json["Summary"]["guests"][0]["uptime_nanos"], 3_723_000_000_000_i64);
         assert!(json["Summary"]["guests"][1]["uptime_nanos"].is_null());

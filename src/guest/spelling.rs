@@ -81,8 +81,7 @@ fn has_option(words: &[String], name: &str) -> bool {
 fn positional(words: &mut Vec<String>, names: &[&str]) {
     let mut values = Vec::new();
     for name in names {
-        let Some(index) = words.iter().position(|word| word.split('=').next() == Some(name))
-        else {
+        let Some(index) = words.iter().position(|word| word.split('=').next() == Some(name)) else {
             continue;
         };
         let word = words.remove(index);

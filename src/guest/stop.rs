@@ -122,6 +122,7 @@ async fn graceful(
         hint("The guest takes long to shut down; `guest stop --force` does not ask it");
         closed.await.context("Waiting for the guest to end")?;
     }
+    crate::attach::ended(manager).await?;
     Ok(StopStatus::Graceful)
 }
 
@@ -163,6 +164,9 @@ mod tests {
             let mut typed = [0; 13];
             fasync::Socket::from_socket(ours).read_exact(&mut typed).await.unwrap();
             assert_eq!(&typed, b"shutdown now\n");
+            drop(guest);
+            let request = stream.next().await.unwrap().unwrap();
+            request.into_get_info().unwrap().send(&info(fvirt::GuestStatus::Stopped)).unwrap();
         });
         let outcome = stop(GuestType::Debian, &manager, false, |_| ()).await.unwrap();
         assert_eq!(outcome.status, StopStatus::Graceful);
@@ -171,9 +175,8 @@ mod tests {
 
     #[test]
     fn short_times_are_in_microseconds() {
-        let text = |nanos| {
-            StopOutcome { status: StopStatus::Forced, stop_time_nanos: nanos }.to_string()
-        };
+        let text =
+            |nanos| StopOutcome { status: StopStatus::Forced, stop_time_nanos: nanos }.to_string();
         assert!(text(999_999).ends_with("in 999 µs\n"));
         assert!(text(1_000_000).ends_with("in 1 ms\n"));
     }

@@ -78,8 +78,9 @@ impl Platform {
 
 /// Where the user's guest packages are.
 pub(crate) fn store() -> anyhow::Result<Store> {
-    let data = component_manager::daemon::data_directory()
-        .context("Neither XDG_DATA_HOME nor HOME is set, so there is no place for guest packages")?;
+    let data = component_manager::daemon::data_directory().context(
+        "Neither XDG_DATA_HOME nor HOME is set, so there is no place for guest packages",
+    )?;
     Ok(Store::new(data.join("packages")))
 }
 
@@ -100,9 +101,9 @@ impl Interrupts {
         }
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let (sender, stream) = mpsc::unbounded();
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            signals.forever().try_for_each(|_| sender.unbounded_send(()))
-        })?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || signals.forever().try_for_each(|_| sender.unbounded_send(())))?;
         Ok(Self { flag, stream })
     }
 

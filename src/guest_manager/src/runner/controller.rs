@@ -64,7 +64,7 @@ impl<C: Component> Controller<C> {
 
     fn publish_diagnostics(&self) {
         let tasks = fdiagnostics::ComponentTasks {
-            component_task: self.component.duplicate_job().map(fdiagnostics::Task::Job),
+            component_task: self.component.duplicate_process().map(fdiagnostics::Task::Process),
             ..Default::default()
         };
         let payload =
@@ -170,7 +170,7 @@ mod tests {
     }
 
     impl Component for FakeComponent {
-        fn duplicate_job(&self) -> Option<zx::Job> {
+        fn duplicate_process(&self) -> Option<zx::Process> {
             None
         }
 

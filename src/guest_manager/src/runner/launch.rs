@@ -25,8 +25,8 @@ pub(crate) trait Launch {
 
 /// A component that was started.
 pub(crate) trait Component {
-    /// The job of all its processes, for diagnostics.
-    fn duplicate_job(&self) -> Option<zx::Job>;
+    /// Its first process, for diagnostics.
+    fn duplicate_process(&self) -> Option<zx::Process>;
     /// Comes with the exit code when the component has ended. Asked for once.
     fn exited(&self) -> LocalBoxFuture<'static, Result<i64, zx::Status>>;
     /// Asks it to end.
@@ -161,8 +161,8 @@ fn serve_runtime_dir(info: &StartInfo, server: ServerEnd<fio::DirectoryMarker>) 
 }
 
 impl Component for ProcessComponent {
-    fn duplicate_job(&self) -> Option<zx::Job> {
-        self.job.duplicate_handle(zx::Rights::SAME_RIGHTS).ok()
+    fn duplicate_process(&self) -> Option<zx::Process> {
+        self.process.duplicate_handle(zx::Rights::SAME_RIGHTS).ok()
     }
 
     fn exited(&self) -> LocalBoxFuture<'static, Result<i64, zx::Status>> {

@@ -20,7 +20,7 @@
 //! | port | epoll set and a queue | |
 //! | timer | timerfd | |
 //! | process | pidfd | killed when its parent process ends |
-//! | job | a list of this process's children | |
+//! | job | a list of the children of the process that made it | |
 //! | guest, vCPU | the `hypervisor` crate | |
 //! | bell | shared bits and a socket | unread rings of one doorbell are one |
 //!
@@ -32,7 +32,8 @@
 //! # Short of Zircon
 //!
 //! Named at each call; in sum:
-//! * Handles of ports, jobs, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`).
+//! * Handles of ports, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`). A job of another process can be
+//!   killed and waited for; nothing can be made in it.
 //! * User signals of objects other than events and eventpairs are seen within one process, and `zx_object_signal_peer` is
 //!   for eventpairs only. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
 //! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket

@@ -133,6 +133,7 @@ impl Object {
         Ok(match &self.kind {
             Kind::Channel(channel) => channel.sources(interest),
             Kind::Event(event) => event.sources(interest)?,
+            Kind::Job(job) => job.sources(interest),
             Kind::Process(process) => process.sources(interest),
             Kind::Socket(socket) => socket.sources(interest),
             Kind::Timer(timer) => timer.sources(interest),
@@ -152,6 +153,7 @@ impl Object {
         let object = match &self.kind {
             Kind::Channel(channel) => channel.signals(revents),
             Kind::Event(event) => event.signals(),
+            Kind::Job(job) => job.signals(revents),
             Kind::Process(process) => process.signals(revents),
             Kind::Socket(socket) => socket.signals(revents),
             Kind::Timer(timer) => timer.signals(revents),

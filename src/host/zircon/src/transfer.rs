@@ -11,7 +11,7 @@ use crate::object::{Kind, Object};
 use crate::resource::Resource;
 use crate::socket::Socket;
 use crate::status::{IO_DATA_INTEGRITY, Result};
-use crate::task::Process;
+use crate::task::{Job, Process};
 use crate::timer::Timer;
 use crate::vmo::Vmo;
 use fuchsia_zircon_types::*;
@@ -53,10 +53,7 @@ pub(crate) struct Export<'a> {
 
 /// Whether handles to this object can be sent at all.
 pub(crate) fn is_transferable(object: &Object) -> bool {
-    !matches!(
-        object.kind,
-        Kind::Job(_) | Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_)
-    )
+    !matches!(object.kind, Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_))
 }
 
 impl<'a> Export<'a> {
@@ -82,6 +79,7 @@ impl<'a> Export<'a> {
                 extra[0] = event.side() as u64;
             }
             Kind::Guest(guest) => fds.push(Fd::Owned(guest.control_for_transfer()?)),
+            Kind::Job(job) => fds.push(Fd::Owned(job.control_for_transfer(&held.object)?)),
             Kind::Process(process) => {
                 fds.push(Fd::Borrowed(process.fd()));
                 extra[0] = process.pid().into();
@@ -97,7 +95,7 @@ impl<'a> Export<'a> {
                 (extra, flags) = vmo.to_wire();
             }
             // Kept out of messages by `is_transferable`.
-            Kind::Job(_) | Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_) => {
+            Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_) => {
                 return Err(Errno::OPNOTSUPP);
             }
         }
@@ -145,6 +143,7 @@ pub(crate) fn import(
             Kind::Event(Event::from_fds(next()?, next()?, Some((next()?, side))))
         }
         ZX_OBJ_TYPE_GUEST => Kind::Guest(Guest::from_control(next()?)),
+        ZX_OBJ_TYPE_JOB => Kind::Job(Job::from_control(next()?)),
         ZX_OBJ_TYPE_PROCESS => {
             let pid = u32::try_from(extra[0]).map_err(|_| IO_DATA_INTEGRITY)?;
             Kind::Process(Process::from_fd(next()?, pid))

@@ -164,8 +164,18 @@ fn killing_a_job_ends_its_processes() {
     };
     let members = [start("hold"), start("shell")];
     assert_eq!(signals(job) & ZX_JOB_NO_PROCESSES, 0);
+    // As another process would: through a handle that was sent.
+    let (here, there) = channel();
+    write(here, b"", &[duplicate(job)]);
+    let sent = read_when_ready(there).1[0];
+    assert_eq!(signals(sent) & ZX_JOB_TERMINATED, 0);
+    let mut inner = 0;
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_job_create(sent, 0, &mut inner) }, ZX_ERR_NOT_SUPPORTED);
     // SAFETY: always safe.
-    assert_eq!(unsafe { zx_task_kill(job) }, ZX_OK);
+    assert_eq!(unsafe { zx_task_kill(sent) }, ZX_OK);
+    wait(sent, ZX_JOB_TERMINATED);
+    [here, there, sent].into_iter().for_each(close);
     for (near, process) in members {
         wait(process, ZX_PROCESS_TERMINATED);
         // Also what was started by other means and holds the descriptors: all ends are closed.

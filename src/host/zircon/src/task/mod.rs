@@ -53,7 +53,7 @@ pub unsafe fn zx_task_kill(handle: zx_handle_t) -> zx_status_t {
     })())
 }
 
-/// See the Zircon documentation of `zx_job_create`. A job is known in the process that made it; its handle cannot be sent.
+/// See the Zircon documentation of `zx_job_create`. Not supported for a parent that another process made.
 ///
 /// # Safety
 /// `out_handle` is null or valid for writing.

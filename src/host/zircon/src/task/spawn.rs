@@ -117,7 +117,8 @@ fn job_object(job: zx_handle_t) -> Result<std::sync::Arc<Object>> {
         held.require(ZX_RIGHT_MANAGE_PROCESS)?;
         held.object
     };
-    if job.job()?.is_alive() { Ok(job) } else { Err(BAD_STATE) }
+    job.job()?.require_alive()?;
+    Ok(job)
 }
 
 /// What the child does between fork and exec.

@@ -1,14 +1,14 @@
 //! The thread that starts and reaps the children of this process.
 
 use super::process::Shared;
-use crate::object::{lock, ring};
+use crate::object::{Object, lock, ring};
 use crate::status::{NO_RESOURCES, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 
 /// A command to start, and where to tell its process number.
 struct Request {
@@ -20,6 +20,23 @@ struct Request {
 struct Inbox {
     requests: Vec<Request>,
     children: Vec<Arc<Shared>>,
+    jobs: Vec<ServedJob>,
+}
+
+/// A job that other processes have handles to.
+struct ServedJob {
+    /// Its hang-up, when this is dropped, tells them that the job is over.
+    control: OwnedFd,
+    job: Weak<Object>,
+}
+
+impl ServedJob {
+    /// Does what was asked for; false when the job is over or nobody can ask any more.
+    fn serve(&self, asked: bool) -> bool {
+        let Some(object) = self.job.upgrade() else { return false };
+        let Ok(job) = object.job() else { return false };
+        (!asked || job.serve(&object, &self.control)) && !job.is_over()
+    }
 }
 
 /// The way to the thread.
@@ -58,8 +75,20 @@ impl Spawner {
         ring(&self.wake);
     }
 
+    /// Serves a job of this process to the holders of the control's other end.
+    pub(super) fn serve_job(&self, control: OwnedFd, job: Weak<Object>) {
+        lock(&self.inbox).jobs.push(ServedJob { control, job });
+        ring(&self.wake);
+    }
+
+    /// Looks at once whether jobs are over.
+    pub(super) fn look(&self) {
+        ring(&self.wake);
+    }
+
     fn run(&self) {
         let mut children: Vec<Arc<Shared>> = Vec::new();
+        let mut jobs: Vec<ServedJob> = Vec::new();
         loop {
             let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             let inbox = std::mem::take(&mut *lock(&self.inbox));
@@ -68,16 +97,20 @@ impl Spawner {
                 let _ = reply.send(command.spawn().map(|child| child.id()));
             }
             children.extend(inbox.children);
+            jobs.extend(inbox.jobs);
+            jobs.retain(|job| job.serve(false));
             let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
             fds.extend(children.iter().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+            fds.extend(jobs.iter().map(|job| PollFd::new(&job.control, PollFlags::IN)));
             if poll(&mut fds, None).is_err() {
                 // Interrupted, or out of memory for a moment.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 continue;
             }
-            let mut ended =
-                fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+            let ready: Vec<bool> = fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
+            let (ended, asked) = ready.split_at(children.len());
+            let (mut ended, mut asked) = (ended.iter().copied(), asked.iter().copied());
             children.retain(|child| {
                 let ended = ended.next().unwrap_or(false);
                 if ended {
@@ -85,6 +118,8 @@ impl Spawner {
                 }
                 !ended
             });
+            // After the children, whose end may be the job's.
+            jobs.retain(|job| job.serve(asked.next().unwrap_or(false)));
         }
     }
 }

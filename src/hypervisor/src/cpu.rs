@@ -2,6 +2,7 @@
 
 use crate::apic::Apic;
 use crate::debug::StopCause;
+use crate::debug_registers;
 use crate::error::Error;
 use crate::exception::Exception;
 use crate::guest::Guest;
@@ -106,6 +107,8 @@ pub(crate) struct Cpu {
     pub(crate) interrupt_shadow: Option<u64>,
     /// An input instruction whose data the monitor has not given yet.
     pub(crate) pending_input: Option<PendingInput>,
+    /// The next instruction runs in the interpreter, which can do what translated code cannot.
+    pub(crate) step_once: bool,
     /// The debugger is to hear of a stop at the current instruction.
     pub(crate) debug_stop: Option<StopCause>,
 }
@@ -139,6 +142,7 @@ impl Cpu {
             nmi_blocked: false,
             interrupt_shadow: None,
             pending_input: None,
+            step_once: false,
             debug_stop: None,
             remote,
         };
@@ -331,7 +335,8 @@ impl Cpu {
     pub(crate) fn needs_stepping(&self) -> bool {
         let state = &self.state;
         state.flag(Rflags::TF)
-            || state.dr[7] & 0xff != 0
+            || self.step_once
+            || debug_registers::are_armed(self)
             || self.remote.debug.is_stepping()
             || self.interrupt_shadow == Some(state.rip) && self.apic.has_pending()
     }

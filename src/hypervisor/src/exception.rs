@@ -4,7 +4,7 @@ use crate::cpu::Cpu;
 use crate::exit::Exit;
 use crate::memory;
 use crate::mmu::{Access, AccessKind, is_canonical};
-use crate::registers::{cr0, dr6, dr7, rflags, selector};
+use crate::registers::{cr0, dr7, rflags, selector};
 use crate::segment::{self, Descriptor};
 use crate::state::{Segment, gpr, seg};
 
@@ -504,9 +504,4 @@ impl StackWriter {
     pub(crate) fn merged(&self, old: u64) -> u64 {
         old & !self.mask | self.pointer & self.mask
     }
-}
-
-/// Raises the single-step trap of an instruction that completed with RFLAGS.TF set.
-pub(crate) fn single_step_trap() -> Exception {
-    Exception::db(dr6::BS, true)
 }

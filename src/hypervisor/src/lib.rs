@@ -15,6 +15,7 @@ mod code_map;
 mod cpu;
 mod cpuid;
 mod debug;
+mod debug_registers;
 mod error;
 mod exception;
 mod exit;
@@ -29,9 +30,9 @@ mod pvclock;
 mod registers;
 mod segment;
 mod stats;
-mod time;
 #[cfg(test)]
 mod tests;
+mod time;
 mod vcpu;
 
 pub use error::Error;

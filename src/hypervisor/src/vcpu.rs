@@ -4,16 +4,18 @@ use crate::apic;
 use crate::code_map::CodeMailbox;
 use crate::cpu::{Cpu, StateBox, StateMemory};
 use crate::debug::{DebugPort, StopCause, StopEvent};
+use crate::debug_registers;
 use crate::error::Error;
 use crate::exception::{self, Event, Exception, Fault, Shutdown};
 use crate::exit::{Exit, IoData, VcpuState};
 use crate::guest::Guest;
 use crate::interp::{self, Flow};
-use crate::registers::rflags;
+use crate::registers::{dr6, rflags};
 use crate::state::Attention;
 use crate::stats::VcpuStats;
 use crate::time::{minimize_timer_slack, monotonic_ns};
 use crate::translator::{self, RunExit};
+use iced_x86::Mnemonic;
 use rustix::thread::futex;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -375,7 +377,27 @@ impl Vcpu {
         let cpu = &mut *self.cpu;
         let traps = cpu.state.rflags & rflags::TF != 0;
         let shadow = cpu.interrupt_shadow;
-        let result = interp::step(cpu);
+        cpu.step_once = false;
+        let mut watched = 0;
+        let result = match interp::fetch(cpu) {
+            Ok(instruction) => {
+                if debug_registers::are_armed(cpu) {
+                    let hit = debug_registers::instruction_matches(cpu);
+                    if hit != 0 {
+                        return self.deliver_exception(Exception::db(hit, false));
+                    }
+                    watched = debug_registers::data_matches(cpu, &instruction);
+                    if !matches!(
+                        instruction.mnemonic(),
+                        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq
+                    ) {
+                        cpu.state.rflags &= !rflags::RF;
+                    }
+                }
+                interp::execute(cpu, &instruction)
+            }
+            Err(fault) => Err(fault),
+        };
         if cpu.interrupt_shadow == shadow {
             cpu.interrupt_shadow = None;
         }
@@ -406,11 +428,12 @@ impl Vcpu {
             self.cpu.stop_for_debugger(StopCause::Step);
         }
         // SDM vol. 3 §17.3.1.4: the trap comes after the instruction; one that an exit interrupts has completed too.
-        if traps
-            && exception::deliver(&mut self.cpu, Event::Exception(exception::single_step_trap()))
-                .is_err()
-        {
-            return self.shutdown();
+        if traps || watched != 0 {
+            let step = if traps { dr6::BS } else { 0 };
+            let trap = Event::Exception(Exception::db(step | watched, true));
+            if exception::deliver(&mut self.cpu, trap).is_err() {
+                return self.shutdown();
+            }
         }
         finished
     }

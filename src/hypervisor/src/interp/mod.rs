@@ -42,10 +42,9 @@ pub(crate) enum Flow {
 
 type Outcome = Result<Flow, Fault>;
 
-/// Fetches, decodes and executes the instruction at RIP.
-pub(crate) fn step(cpu: &mut Cpu) -> Outcome {
-    let instruction = fetch(cpu)?;
-    execute(cpu, &instruction)
+/// The value of a general-purpose register, zero-extended.
+pub(crate) fn register_value(cpu: &Cpu, register: iced_x86::Register) -> u64 {
+    operand::read_register(cpu, register)
 }
 
 /// Fetches and decodes the instruction at RIP.

@@ -447,3 +447,48 @@ fn string_instructions_fault_with_their_progress_in_the_registers() {
     assert_eq!((state.gpr[7], state.gpr[1]), (end, 3), "two of five elements are done");
     assert_eq!(code_at(&system, frame.rip), [0xf3, 0x48, 0xab]);
 }
+
+#[test]
+fn instruction_breakpoints_fault_once_and_then_let_the_instruction_run() {
+    let system = System::new();
+    let mut vcpu = system.boot(|a| {
+        let mut target = a.create_label();
+        a.lea(rax, ptr(target)).unwrap();
+        a.mov(dr0, rax).unwrap();
+        a.mov(eax, 1).unwrap();
+        a.mov(dr7, rax).unwrap();
+        a.xor(ebx, ebx).unwrap();
+        a.set_label(&mut target).unwrap();
+        a.inc(ebx).unwrap();
+        a.ud2().unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!((vector, code_at(&system, frame.rip)), (1, [0xff, 0xc3]));
+    assert_eq!((vcpu.read_state().gpr[3], vcpu.cpu_mut().state.dr[6] & 0xf), (0, 1));
+    let (vector, _) = system.exception(&mut vcpu);
+    assert_eq!((vector, vcpu.read_state().gpr[3]), (6, 1), "IRET set RF, so the instruction ran");
+}
+
+#[test]
+fn data_breakpoints_trap_after_the_access() {
+    let system = System::new();
+    let mut vcpu = system.boot(|a| {
+        a.mov(rax, DATA + 4).unwrap();
+        a.mov(dr1, rax).unwrap();
+        // L1, write, four bytes.
+        a.mov(eax, 0x00d0_0004).unwrap();
+        a.mov(dr7, rax).unwrap();
+        a.mov(ebx, dword_ptr(DATA + 4)).unwrap();
+        a.mov(dword_ptr(DATA), 1).unwrap();
+        a.mov(byte_ptr(DATA + 7), 2).unwrap();
+        a.ud2().unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!(
+        (vector, code_at(&system, frame.rip)),
+        (1, [0x0f, 0x0b]),
+        "only the last store touches it"
+    );
+    assert_eq!(vcpu.cpu_mut().state.dr[6] & 0xf, 2);
+    assert_eq!(read_u64(&system.guest, DATA) >> 56, 2);
+}

@@ -89,9 +89,37 @@ pub(super) unsafe extern "C" fn access(context: u64, va: u64, info: u64, caller:
             Err(exception) => return fault(cpu, caller, va, info, Fault::Exception(exception)),
         }
     }
+    if info.kind == Kind::Modify && is_locked(cpu, caller) {
+        return step_instead(cpu, caller, info);
+    }
     match bounce(cpu, va, info, access) {
         Ok(answer) => answer,
         Err(error) => fault(cpu, caller, va, info, error),
+    }
+}
+
+/// Whether the instruction at a call site is a locked read-modify-write, which a bounce buffer would tear apart.
+fn is_locked(cpu: &mut Cpu, caller: u64) -> bool {
+    set_rip(cpu, caller);
+    decode_at_rip(cpu).is_some_and(|instruction| {
+        instruction.has_lock_prefix() || instruction.mnemonic() == iced_x86::Mnemonic::Xchg
+    })
+}
+
+/// Leaves translated code before the instruction at a call site, and has the interpreter execute it.
+fn step_instead(cpu: &mut Cpu, caller: u64, info: AccessInfo) -> u32 {
+    take_flags(cpu, info);
+    set_rip(cpu, caller);
+    cpu.step_once = true;
+    leave(cpu, RunExit::Attention)
+}
+
+/// Puts status flags and RAX back where a cold path found them.
+fn take_flags(cpu: &mut Cpu, info: AccessInfo) {
+    if info.flags_in_ax {
+        let ax = cpu.state.gpr[0];
+        set_flags_from_ax(cpu, ax);
+        cpu.state.gpr[0] = cpu.state.tmp[2];
     }
 }
 
@@ -160,11 +188,7 @@ fn next_rip(cpu: &Cpu, caller: u64) -> u64 {
 
 /// Leaves translated code because the instruction at the call site did not complete.
 fn fault(cpu: &mut Cpu, caller: u64, va: u64, info: AccessInfo, fault: Fault) -> u32 {
-    if info.flags_in_ax {
-        let ax = cpu.state.gpr[0];
-        set_flags_from_ax(cpu, ax);
-        cpu.state.gpr[0] = cpu.state.tmp[2];
-    }
+    take_flags(cpu, info);
     let length = set_rip(cpu, caller);
     let exit = match fault {
         Fault::Exception(exception) => {
@@ -199,7 +223,7 @@ pub(super) fn set_rip(cpu: &mut Cpu, caller: u64) -> u8 {
 /// What the look-up could not tell from the address alone: a non-canonical address through RSP or RBP is #SS instead of
 /// #GP (SDM vol. 1 §3.3.7.1), and a misaligned operand that must be aligned is #GP before it is #PF (vol. 3 §6.9).
 fn precise_fault(cpu: &mut Cpu, exception: Exception, va: u64, info: AccessInfo) -> Exception {
-    let misaligned = info.size >= 16 && va % u64::from(info.size) != 0;
+    let misaligned = info.size >= 16 && !va.is_multiple_of(info.size.into());
     if exception != Exception::gp(0) && !misaligned {
         return exception;
     }

@@ -347,6 +347,14 @@ impl Harness {
                 }
                 RunExit::Attention => {
                     cpu.state.attention.store(0, std::sync::atomic::Ordering::SeqCst);
+                    if std::mem::take(&mut cpu.step_once) {
+                        // As the run loop does.
+                        let stepped = crate::interp::fetch(cpu)
+                            .and_then(|instruction| crate::interp::execute(cpu, &instruction));
+                        if let Err(crate::exception::Fault::Exception(exception)) = stepped {
+                            break End::Exception { vector: exception.vector, rip: cpu.state.rip };
+                        }
+                    }
                     turns += 1;
                     assert!(turns < 1000, "the run loop spins");
                 }
@@ -415,7 +423,7 @@ fn build_page_tables(guest: &Guest) {
         entry(directory, table | 3);
         for page in 0..len / 4096 {
             let at = va + page * 4096;
-            entry(table + (at >> 12 & 511) * 8, gpa + page * 4096 | 3);
+            entry(table + (at >> 12 & 511) * 8, (gpa + page * 4096) | 3);
         }
     }
 }

@@ -32,7 +32,8 @@ fn handles(choices: &[u8]) -> (Vec<HandleInfo>, Vec<EventPair>) {
         .map(|choice| {
             let (handle, witness) = EventPair::create();
             let object_type = TYPES[usize::from(*choice) % TYPES.len()];
-            let rights = if choice & 0x80 == 0 { Rights::from_bits_retain(0xf00f) } else { Rights::NONE };
+            let rights =
+                if choice & 0x80 == 0 { Rights::from_bits_retain(0xf00f) } else { Rights::NONE };
             (HandleInfo::new(handle.into_handle(), object_type, rights), witness)
         })
         .unzip()
@@ -49,13 +50,15 @@ fn check<T: WireType<Owned = T>>(bytes: &[u8], choices: &[u8]) {
                 .filter_map(|disposition| match disposition.handle_op {
                     HandleOp::Move(handle) => {
                         let (object_type, rights) = (disposition.object_type, disposition.rights);
-                        let rights = if rights == Rights::SAME_RIGHTS { Rights::NONE } else { rights };
+                        let rights =
+                            if rights == Rights::SAME_RIGHTS { Rights::NONE } else { rights };
                         Some(HandleInfo::new(handle, object_type, rights))
                     }
                     HandleOp::Duplicate(_) => None,
                 })
                 .collect();
-            let value = Decoder::decode_all::<T>(&again, &mut infos).expect("what we encode decodes");
+            let value =
+                Decoder::decode_all::<T>(&again, &mut infos).expect("what we encode decodes");
             let (once_more, _) = Encoder::encode_all::<T>(value).expect("what we decode encodes");
             assert_eq!(again, once_more);
         }

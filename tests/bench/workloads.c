@@ -181,7 +181,7 @@ static NOINLINE uint64_t exec_loop(void) {
     for (int i = 0; i < 500; i++) {
         pid_t child = fork();
         if (child == 0) {
-            execl("/init", "init", "exit", (char *)0);
+            execl("/proc/self/exe", "init", "exit", (char *)0);
             _exit(9);
         }
         int status = 0;
@@ -217,6 +217,8 @@ int main(int argc, char **argv) {
     if (getpid() == 1) {
         mkdir("/dev", 0755);
         mount("devtmpfs", "/dev", "devtmpfs", 0, "");
+        mkdir("/proc", 0755);
+        mount("proc", "/proc", "proc", 0, "");
         out = open("/dev/kmsg", O_WRONLY);
     }
     line("RESULT boot 0 0\n");

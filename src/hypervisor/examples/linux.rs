@@ -15,6 +15,8 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const KERNEL: u64 = 0x100_0000;
 const UART: u16 = 0x3f8;
 const EXIT_PORT: u16 = 0xf4;
+/// The real-time clock: without one the kernel waits a second for it.
+const CMOS: u16 = 0x70;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -30,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     guest.map(0, ram.as_fd(), 0, RAM)?;
     guest.set_trap(TrapKind::Io, UART.into(), 8, 1, None)?;
     guest.set_trap(TrapKind::Io, EXIT_PORT.into(), 1, 2, None)?;
+    guest.set_trap(TrapKind::Io, CMOS.into(), 2, 3, None)?;
     load(&guest, &kernel, &initramfs, &command_line)?;
     let start = std::time::Instant::now();
     let mut vcpu = Vcpu::new(&guest, KERNEL + 0x200)?;
@@ -141,9 +144,23 @@ fn load_acpi(guest: &Guest) -> Result<(), Error> {
 
 fn run(vcpu: &mut Vcpu) -> Result<(), Error> {
     let mut registers = [0u8; 8];
+    let mut cmos_index = 0;
     loop {
         match vcpu.enter()? {
             Exit::Io { port: EXIT_PORT, input: false, .. } => return Ok(()),
+            Exit::Io { port: CMOS, input: false, data, .. } => cmos_index = data[0] & 0x7f,
+            Exit::Io { port, access_size, input: true, .. } if port & !1 == CMOS => {
+                // 1 January 2024, midnight, BCD, 24 hours; valid, and no update under way.
+                let value = match cmos_index {
+                    7 | 8 => 0x01,
+                    9 => 0x24,
+                    0xb => 0x02,
+                    0xd => 0x80,
+                    _ => 0,
+                };
+                vcpu.write_io(access_size, [value, 0, 0, 0])?;
+            }
+            Exit::Io { port, input: false, .. } if port & !1 == CMOS => {}
             Exit::Io { port, input: false, data, .. } => {
                 if port == UART && registers[3] & 0x80 == 0 {
                     let _ = std::io::stdout().write_all(&data[..1]);

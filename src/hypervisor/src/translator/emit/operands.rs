@@ -345,7 +345,7 @@ fn map_registers(instruction: &mut Instruction, substitutes: &[Substitute]) {
 
 /// Host register `n` in the size of `like`.
 fn sized(like: Register, n: u8) -> Register {
-    let base = match like.size() {
+    match like.size() {
         1 => [
             Register::AL,
             Register::CL,
@@ -367,6 +367,5 @@ fn sized(like: Register, n: u8) -> Register {
         2 => Register::AX + u32::from(n),
         4 => Register::EAX + u32::from(n),
         _ => Register::RAX + u32::from(n),
-    };
-    base
+    }
 }

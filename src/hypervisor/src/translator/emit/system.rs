@@ -106,7 +106,9 @@ impl Emitter<'_> {
         };
         // The selector is followed by padding that is always zero.
         let selector = self.env.field(
-            offset_of!(CpuState, segments) + n * size_of::<Segment>() + offset_of!(Segment, selector),
+            offset_of!(CpuState, segments)
+                + n * size_of::<Segment>()
+                + offset_of!(Segment, selector),
         );
         if instruction.op0_kind() == OpKind::Memory {
             self.linear_address(instruction);

@@ -356,7 +356,12 @@ impl Harness {
                         }
                     }
                     turns += 1;
-                    assert!(turns < 1000, "the run loop spins");
+                    assert!(
+                        turns < 1000,
+                        "the run loop spins at {:#x} in {code:02x?}, stepping {}",
+                        cpu.state.rip,
+                        cpu.needs_stepping()
+                    );
                 }
                 other => panic!("unexpected exit {other:?}"),
             }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use crate::backing::NoBacking;
+use crate::create::CreateOptions;
 use crate::error::Error;
 use crate::file::{BlockFile, MemoryFile};
 use crate::header::BackingName;
-use crate::image::{CreateOptions, Image, Mode};
+use crate::image::{Image, Mode};
 
 fn create(size: u64, cluster_bits: u32) -> Arc<MemoryFile> {
     let file = Arc::new(MemoryFile::default());

@@ -20,6 +20,7 @@
 mod backing;
 mod cache;
 mod compress;
+mod create;
 mod error;
 mod file;
 mod header;
@@ -29,10 +30,11 @@ mod repair;
 mod table;
 
 pub use backing::{Backing, BackingOpener, MAX_CHAIN, NoBacking};
+pub use create::CreateOptions;
 pub use error::{Corruption, Error, Malformed};
 pub use file::{BlockFile, MemoryFile};
 pub use header::{BackingName, CompressionType};
-pub use image::{CreateOptions, Image, Mode};
+pub use image::{Image, Mode};
 
 #[cfg(test)]
 mod image_test;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::backing::NoBacking;
+use crate::create::CreateOptions;
 use crate::error::{Corruption, Error, Malformed};
 use crate::file::{BlockFile as _, MemoryFile};
-use crate::image::{CreateOptions, Image, Mode};
+use crate::image::{Image, Mode};
 
 /// An image of 64 KiB with 512-byte clusters, all of it written: header, L1 at cluster 1, refcount table at 2, block
 /// at 3, then data and L2 tables.

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::backing::BackingOpener;
+use crate::create::CreateOptions;
 use crate::file::BlockFile;
-use crate::image::{CreateOptions, Image, Mode};
+use crate::image::{Image, Mode};
 
 struct DiskFile(File);
 

@@ -6,7 +6,7 @@ use crate::cache::read_or_zero;
 use crate::error::{Corruption, Error, Malformed};
 use crate::file::BlockFile;
 use crate::header::{Header, INCOMPATIBLE_DIRTY};
-use crate::image::append_refcounts;
+use crate::refcount::{Layout, plan_table, write_block, write_table};
 use crate::table::{L1Entry, Mapping};
 
 /// Most clusters of a file whose refcounts are rebuilt: 128 MiB of memory for the counting, 4 TiB of file with 64 KiB
@@ -97,4 +97,39 @@ fn raise(counts: &mut [u16], offset: u64, header: &Header) -> Result<(), Error> 
         .filter(|count| u64::from(*count) <= max)
         .ok_or(Corruption::Refcount(offset))?;
     Ok(())
+}
+
+/// Writes refcounts behind everything else in `file` and has the header refer to them; `counts` are those of the clusters
+/// that there are.
+fn append_refcounts(
+    file: &dyn BlockFile,
+    header: &mut Header,
+    counts: &[u16],
+) -> Result<(), Error> {
+    let layout = Layout { cluster_bits: header.cluster_bits, order: header.refcount_order };
+    let base = counts.len() as u64;
+    // Blocks for everything up to the new tables' own end.
+    let mut blocks = 1;
+    let plan = loop {
+        let plan = plan_table(blocks, blocks, layout);
+        let needed = (base + blocks + plan.table_clusters).div_ceil(layout.per_block());
+        if needed <= blocks {
+            break plan;
+        }
+        blocks = needed;
+    };
+    let end = base + blocks + plan.table_clusters;
+    let count = |index: u64| match counts.get(usize::try_from(index).unwrap_or(usize::MAX)) {
+        Some(count) => u64::from(*count),
+        None => u64::from(index < end),
+    };
+    let mut table = vec![0; (plan.table_clusters << header.cluster_bits) as usize / 8];
+    for block in 0..blocks {
+        let offset = (base + block) << header.cluster_bits;
+        write_block(file, layout, offset, block * layout.per_block(), &count)?;
+        table[block as usize] = offset;
+    }
+    header.refcount_table_offset = (base + blocks) << header.cluster_bits;
+    header.refcount_table_clusters = plan.table_clusters as u32;
+    write_table(file, &table, header.refcount_table_offset, plan.table_clusters)
 }

@@ -78,7 +78,7 @@ pub fn serve_in_thread<P: ProtocolMarker>(
 ) -> P::SynchronousProxy {
     let (client, server) = create_sync_proxy::<P>();
     std::thread::spawn(move || {
-        fuchsia_async::LocalExecutor::new().run_singlethreaded(serve(server))
+        fuchsia_async::LocalExecutor::new().run_singlethreaded(serve(server));
     });
     client
 }

@@ -255,9 +255,6 @@ impl Cpu {
         self.tlb.publish(&mut self.state);
     }
 
-    /// Tells the translation machinery that a segment register changed.
-    pub(crate) fn segments_changed(&mut self) {}
-
     /// Drops every cached translation.
     pub(crate) fn flush_tlb(&mut self) {
         self.tlb.flush_all();

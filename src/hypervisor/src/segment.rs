@@ -243,7 +243,6 @@ pub(crate) fn load_data(cpu: &mut Cpu, index: usize, sel: u16) -> Result<(), Exc
     }
     let segment = if index == seg::SS { checked_stack(cpu, sel)? } else { checked_data(cpu, sel)? };
     cpu.state.segments[index] = segment;
-    cpu.segments_changed();
     Ok(())
 }
 

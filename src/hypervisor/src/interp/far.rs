@@ -122,7 +122,6 @@ pub(super) fn branch(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
     }
     cpu.state.segments[seg::CS] = code;
     cpu.state.rip = offset;
-    cpu.segments_changed();
     Ok(Flow::Jump)
 }
 
@@ -422,7 +421,6 @@ fn return_to(cpu: &mut Cpu, plan: &Return, size: usize) -> Result<(), Fault> {
         drop_inner_segments(cpu, rpl);
     }
     cpu.set_cpl(rpl);
-    cpu.segments_changed();
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod exceptions;
 mod machine;
 mod modes;
 mod paging;
+mod policy;
 mod random;
 mod smp;
 mod vcpu;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// The kinds of guest that there is a manager for.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum GuestType {
+pub(crate) enum GuestType {
     /// Debian with its own kernel.
     Debian,
     /// ChromiumOS' container host.
@@ -18,11 +18,11 @@ pub enum GuestType {
 
 impl GuestType {
     /// Every guest type, in the order of `guest list`.
-    pub const ALL: [GuestType; 3] = [Self::Debian, Self::Termina, Self::Zircon];
+    pub(crate) const ALL: [GuestType; 3] = [Self::Debian, Self::Termina, Self::Zircon];
 
     /// The name on the command line.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Debian => "debian",
             Self::Termina => "termina",
@@ -32,13 +32,13 @@ impl GuestType {
 
     /// The URL of its package.
     #[must_use]
-    pub fn package_url(self) -> String {
+    pub(crate) fn package_url(self) -> String {
         format!("fuchsia-pkg://fuchsia.com/{0}_guest#meta/{0}_guest.cm", self.name())
     }
 
     /// Where its manager is in the component topology.
     #[must_use]
-    pub fn manager_moniker(self) -> String {
+    pub(crate) fn manager_moniker(self) -> String {
         format!("/core/{}-guest-manager", self.name())
     }
 }
@@ -74,7 +74,7 @@ impl FromStr for GuestType {
     error_code(2, "The command line was not understood."),
     error_code(3, "The guest is not running, or lacks the device that the command needs.")
 )]
-pub struct Args {
+pub(crate) struct Args {
     #[argh(subcommand)]
     pub(crate) command: Command,
 }

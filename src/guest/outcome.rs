@@ -8,9 +8,9 @@ use std::io::{self, Write as _};
 /// Exit code: the guest is not running, or lacks what the command needs.
 pub(crate) const EXIT_NOT_RUNNING: u8 = 3;
 /// Exit code: the command line was not understood.
-pub const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code: the command failed.
-pub const EXIT_FAILURE: u8 = 1;
+pub(crate) const EXIT_FAILURE: u8 = 1;
 
 /// The result of a command.
 pub(crate) trait Outcome: Serialize + fmt::Display {

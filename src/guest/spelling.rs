@@ -2,7 +2,7 @@
 
 /// Whether and how a program reads what is printed.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// Text for a person.
     Text,
     /// One JSON value for a program.
@@ -13,7 +13,7 @@ pub enum Output {
 ///
 /// # Errors
 /// Says which formats there are.
-pub fn take_output(words: &mut Vec<String>) -> Result<Output, String> {
+pub(crate) fn take_output(words: &mut Vec<String>) -> Result<Output, String> {
     let mut output = Output::Text;
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let mut index = 0;
@@ -44,7 +44,7 @@ pub fn take_output(words: &mut Vec<String>) -> Result<Output, String> {
 ///
 /// `balloon TYPE PAGES`, `balloon-stats TYPE`, `serial TYPE`, `socat --guest-type TYPE --port PORT` and `socat-listen
 /// --guest-type TYPE --host-port PORT` are the flat forms that were replaced by nested ones.
-pub fn modernize(words: &mut Vec<String>) {
+pub(crate) fn modernize(words: &mut Vec<String>) {
     let is_word = |word: &String| !word.starts_with('-');
     match words.first().map(String::as_str) {
         Some("balloon") if words.len() == 3 && words[1..].iter().all(is_word) => {

@@ -21,7 +21,8 @@ pub use wire::{
     SectorRange, Status,
 };
 
-#[cfg(test)]
+// On files of the host, which only Linux has.
+#[cfg(all(test, target_os = "linux"))]
 mod component_test;
 #[cfg(test)]
 mod device_test;

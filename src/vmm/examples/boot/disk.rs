@@ -32,7 +32,7 @@ impl Image {
     }
 }
 
-fn io_error(error: std::io::Error) -> StorageError {
+fn io_error(error: &std::io::Error) -> StorageError {
     eprintln!("boot: disk: {error}");
     StorageError::Storage(zx::Status::IO)
 }
@@ -43,15 +43,15 @@ impl Backend for Image {
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), StorageError> {
-        self.at(offset).and_then(|mut file| file.read_exact(buf)).map_err(io_error)
+        self.at(offset).and_then(|mut file| file.read_exact(buf)).map_err(|error| io_error(&error))
     }
 
     fn write(&self, buf: &[u8], offset: u64) -> Result<(), StorageError> {
-        self.at(offset).and_then(|mut file| file.write_all(buf)).map_err(io_error)
+        self.at(offset).and_then(|mut file| file.write_all(buf)).map_err(|error| io_error(&error))
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        self.at(0).and_then(|file| file.sync_data()).map_err(io_error)
+        self.at(0).and_then(|file| file.sync_data()).map_err(|error| io_error(&error))
     }
 }
 

@@ -1,8 +1,17 @@
 //! The translator: guest x86-64 code becomes host x86-64 code.
 //!
+//! Guest and host have the same instruction set, so instructions are copied. RAX to RDI, R8, R9 and R12 to R14 of the guest
+//! are the same host registers, the guest's RSP is R15, and its R10, R11 and R15 live in [`crate::state::CpuState`], which
+//! leaves the host's R10 and R11 as scratch registers and its RSP as a stack of return sites ([`return_stack`]). A memory
+//! operand becomes an inline look-up in the TLB set at the GS base and a host pointer ([`emit`]); status flags stay in the
+//! host's RFLAGS and are kept across look-ups only where something still reads them ([`liveness`]). Blocks are found by
+//! page identity and linear address ([`cache`], [`resolve`]), connected on first use ([`links`]), and dropped when their
+//! bytes change ([`smc`]). What is not worth copying is interpreted from a thunk ([`thunks`], [`handlers`]); host signals in
+//! copied instructions become guest exceptions ([`signals`]).
+//!
 //! What the rest of the crate needs to know:
-//! * [`run`] executes 64-bit code until something needs the run loop; the state is complete and precise on return,
-//!   except that the x87 registers stay in the host's (see [`fpu`]).
+//! * [`run`] executes 64-bit code until something needs the run loop; the state is complete and precise on return, the
+//!   x87 registers being in `CpuState::fxsave`.
 //! * Whoever writes guest RAM on behalf of this vCPU calls [`Translator::before_store`] first.
 //! * Whoever changes CPL, CR0, CR3, CR4, EFER, XCR0 or RFLAGS.AC flushes and publishes through [`crate::tlb::Tlb`] as the
 //!   architecture says; after every interpreted instruction that can change them the next block is looked up afresh.

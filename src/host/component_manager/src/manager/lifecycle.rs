@@ -140,6 +140,8 @@ struct Run {
     number: u64,
     controller: fcrunner::ComponentControllerProxy,
     outgoing: fio::DirectoryProxy,
+    /// What the runner tells of the run; held so that it goes on being served.
+    _runtime: fio::DirectoryProxy,
     /// Channels of `fuchsia.component.Binder`, open as long as it runs.
     binders: Vec<zx::Channel>,
     /// The connections to its namespace.
@@ -240,10 +242,12 @@ impl Manager {
         let scope = ExecutionScope::new();
         let namespace =
             namespace::build(self, id, &scope, &mut tasks).map_err(StartError::Namespace)?;
+        let (runtime, runtime_server) = create_proxy::<fio::DirectoryMarker>();
         let info = runner::start_info(
             &resolved,
             namespace,
             outgoing_server,
+            runtime_server,
             numbered_handles,
             &moniker,
             self.logs(),
@@ -254,7 +258,15 @@ impl Manager {
         };
         // The run is noted before the runner hears of it, so that a runner that is started for it sees it running.
         tasks.push(self.watch(id, number, &controller));
-        let run = Run { number, controller, outgoing, binders: Vec::new(), scope, _tasks: tasks };
+        let run = Run {
+            number,
+            controller,
+            outgoing,
+            _runtime: runtime,
+            binders: Vec::new(),
+            scope,
+            _tasks: tasks,
+        };
         if let Some(execution) = self.executions_mut().get_mut(&id) {
             execution.stopping = false;
             execution.run = Some(run);

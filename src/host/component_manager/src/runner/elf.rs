@@ -11,13 +11,15 @@ use fidl::endpoints::{ControlHandle, RequestStream, ServerEnd, create_proxy};
 use fidl_fuchsia_component as fcomponent;
 use fidl_fuchsia_component_runner as fcrunner;
 use fidl_fuchsia_diagnostics_types as fdiagnostics;
+use fidl_fuchsia_io as fio;
 use fidl_fuchsia_process_lifecycle as flifecycle;
 use fuchsia_async as fasync;
 use fuchsia_zircon::processargs::{HandleInfo, HandleType};
-use fuchsia_zircon::{self as zx, HandleBased, Task};
+use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased, Task};
 use futures::StreamExt;
 use futures::future::{Either, select};
 use std::path::PathBuf;
+use vfs::execution_scope::ExecutionScope;
 
 /// Makes processes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,32 +41,30 @@ impl Runner for Elf {
         info: fcrunner::ComponentStartInfo,
         controller: ServerEnd<fcrunner::ComponentControllerMarker>,
     ) {
-        let started = Program::read(resolved, &info).and_then(|program| {
-            let (launch, lifecycle) = program.launch(info)?;
-            let (process, job) = process::spawn(launch).map_err(|status| {
-                tracing::warn!(%moniker, %status, "A process could not be made");
-                match status {
-                    zx::Status::NO_MEMORY | zx::Status::NO_RESOURCES => {
-                        fcomponent::Error::ResourceUnavailable
-                    }
-                    zx::Status::NOT_FOUND | zx::Status::ACCESS_DENIED | zx::Status::IO => {
-                        fcomponent::Error::InstanceCannotStart
-                    }
-                    _ => fcomponent::Error::Internal,
-                }
-            })?;
-            Ok(Running { process, job, lifecycle })
-        });
-        match started {
-            Ok(running) => fasync::Task::local(running.control(controller)).detach(),
-            Err(error) => {
-                let status =
-                    zx::Status::from_raw(i32::try_from(error.into_primitive()).unwrap_or(i32::MAX));
-                // A component manager that is gone needs no telling.
-                let _gone = controller.close_with_epitaph(status);
-            }
+        let mut info = info;
+        let program = match Program::read(resolved, &info) {
+            Ok(program) => program,
+            Err(error) => return refuse(controller, error),
+        };
+        let moniker = moniker.clone();
+        match info.break_on_start.take() {
+            None => program.run(&moniker, info, controller),
+            // A debugger holds the other end until it is ready.
+            Some(held) => fasync::Task::local(async move {
+                let released = zx::Signals::EVENTPAIR_PEER_CLOSED;
+                let _released = fasync::OnSignals::new(&held, released).await;
+                program.run(&moniker, info, controller);
+            })
+            .detach(),
         }
     }
+}
+
+/// Tells why a program does not run.
+fn refuse(controller: ServerEnd<fcrunner::ComponentControllerMarker>, error: fcomponent::Error) {
+    let status = zx::Status::from_raw(error.into_primitive().cast_signed());
+    // A component manager that is gone needs no telling.
+    let _gone = controller.close_with_epitaph(status);
 }
 
 impl Program {
@@ -88,6 +88,41 @@ impl Program {
         let environ = strings(program, "environ");
         let notify = strings(program, "lifecycle.stop_event") == ["notify"];
         Ok(Self { executable, args, environ, notify })
+    }
+
+    /// Makes the process and answers its controller from then on.
+    fn run(
+        self,
+        moniker: &Moniker,
+        mut info: fcrunner::ComponentStartInfo,
+        controller: ServerEnd<fcrunner::ComponentControllerMarker>,
+    ) {
+        let runtime = info.runtime_dir.take();
+        let args = self.args.clone();
+        let started = self.launch(info).and_then(|(launch, lifecycle)| {
+            let (process, job) = process::spawn(launch).map_err(|status| {
+                tracing::warn!(%moniker, %status, "A process could not be made");
+                match status {
+                    zx::Status::NO_MEMORY | zx::Status::NO_RESOURCES => {
+                        fcomponent::Error::ResourceUnavailable
+                    }
+                    zx::Status::NOT_FOUND | zx::Status::ACCESS_DENIED | zx::Status::IO => {
+                        fcomponent::Error::InstanceCannotStart
+                    }
+                    _ => fcomponent::Error::Internal,
+                }
+            })?;
+            Ok(Running { process, job, lifecycle, scope: ExecutionScope::new() })
+        });
+        match started {
+            Ok(running) => {
+                if let Some(runtime) = runtime {
+                    running.serve_runtime(&args, runtime);
+                }
+                fasync::Task::local(running.control(controller)).detach();
+            }
+            Err(error) => refuse(controller, error),
+        }
     }
 
     /// What the process gets, and the client end of its lifecycle.
@@ -152,6 +187,14 @@ struct Running {
     process: zx::Process,
     job: zx::Job,
     lifecycle: Option<flifecycle::LifecycleProxy>,
+    /// The connections to its runtime directory.
+    scope: ExecutionScope,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.scope.shutdown();
+    }
 }
 
 /// What happened next.
@@ -220,6 +263,28 @@ impl Running {
         control.shutdown_with_epitaph(status);
     }
 
+    /// Shows the arguments and the koids of process and job: `args/<n>`, `elf/process_id`, `elf/job_id`.
+    fn serve_runtime(&self, args: &[String], server: ServerEnd<fio::DirectoryMarker>) {
+        let (root, numbered, elf) =
+            (vfs::directory::simple(), vfs::directory::simple(), vfs::directory::simple());
+        let koid = |koid: Result<zx::Koid, zx::Status>| {
+            koid.map_or_else(|_| String::new(), |koid| koid.raw_koid().to_string())
+        };
+        let ids =
+            [("process_id", koid(self.process.get_koid())), ("job_id", koid(self.job.get_koid()))];
+        // The names are valid and different, so that none is refused.
+        for (index, argument) in args.iter().enumerate() {
+            let _added =
+                numbered.add_entry(index.to_string(), vfs::file::read_only(argument.as_bytes()));
+        }
+        for (name, id) in ids {
+            let _added = elf.add_entry(name, vfs::file::read_only(id));
+        }
+        let _added = root.add_entry("args", vfs::directory::entry(numbered, fio::INO_UNKNOWN));
+        let _added = root.add_entry("elf", vfs::directory::entry(elf, fio::INO_UNKNOWN));
+        vfs::directory::serve(root, &self.scope, fio::R_STAR_DIR, server);
+    }
+
     /// Ends the process and whatever it has made.
     fn kill(&mut self) {
         let _ended = self.job.kill();
@@ -235,5 +300,83 @@ impl Running {
         let payload =
             fdiagnostics::ComponentDiagnostics { tasks: Some(tasks), ..Default::default() };
         let _gone = control.send_on_publish_diagnostics(payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decl::{ComponentDecl, ProgramDecl, ProgramValue};
+    use crate::runner::start_info;
+    use fidl::endpoints::create_endpoints;
+
+    /// A program of this machine, as if `/` were a package.
+    fn resolved(binary: &str) -> Resolved {
+        let info = [("binary".to_owned(), ProgramValue::Str(binary.to_owned()))].into();
+        let program = ProgramDecl { runner: "elf".parse().ok(), info };
+        Resolved {
+            url: "fuchsia-pkg://fuchsia.com/test#meta/test.cm".parse().unwrap(),
+            decl: ComponentDecl { program: Some(program), ..Default::default() },
+            package: Package::Directory("/".into()),
+        }
+    }
+
+    fn info_of(resolved: &Resolved) -> (fcrunner::ComponentStartInfo, fio::DirectoryProxy) {
+        let (_, outgoing) = create_endpoints::<fio::DirectoryMarker>();
+        let (runtime, server) = create_proxy::<fio::DirectoryMarker>();
+        let logs = crate::log::LogStore::default();
+        (
+            start_info(resolved, Vec::new(), outgoing, server, Vec::new(), &Moniker::root(), &logs),
+            runtime,
+        )
+    }
+
+    async fn end(
+        events: &mut fcrunner::ComponentControllerEventStream,
+    ) -> fcrunner::ComponentStopInfo {
+        loop {
+            if let fcrunner::ComponentControllerEvent::OnStop { payload } =
+                events.next().await.unwrap().unwrap()
+            {
+                return payload;
+            }
+        }
+    }
+
+    #[fuchsia_async::run_singlethreaded(test)]
+    async fn a_debugger_holds_the_start_back() {
+        let resolved = resolved("bin/true");
+        let (mut info, _runtime) = info_of(&resolved);
+        let (held, theirs) = zx::EventPair::create();
+        info.break_on_start = Some(theirs);
+        let (controller, server) = create_proxy::<fcrunner::ComponentControllerMarker>();
+        Elf.start(&Moniker::root(), &resolved, info, server);
+        let mut events = controller.take_event_stream();
+        let waiting = futures::FutureExt::now_or_never(events.next());
+        assert!(waiting.is_none());
+        drop(held);
+        assert_eq!(end(&mut events).await.exit_code, Some(0));
+    }
+
+    #[fuchsia_async::run_singlethreaded(test)]
+    async fn the_runtime_directory_tells_the_arguments() {
+        let resolved = resolved("bin/cat");
+        let (info, runtime) = info_of(&resolved);
+        let (controller, server) = create_proxy::<fcrunner::ComponentControllerMarker>();
+        Elf.start(&Moniker::root(), &resolved, info, server);
+        for (path, expected) in [("args/0", Some("bin/cat")), ("elf/process_id", None)] {
+            let (file, server) = create_proxy::<fio::FileMarker>();
+            let flags = fio::Flags::PROTOCOL_FILE | fio::Flags::PERM_READ_BYTES;
+            runtime.open(path, flags, &fio::Options::default(), server.into_channel()).unwrap();
+            // The program may have ended, and its directory with it, before the answer.
+            if let Ok(Ok(bytes)) = file.read(100).await {
+                assert!(expected.is_none_or(|expected| bytes == expected.as_bytes()), "{path}");
+                assert!(!bytes.is_empty());
+            }
+        }
+        // A kill in passing: whether it came before the end or after, the program was told.
+        controller.kill().unwrap();
+        let ended = end(&mut controller.take_event_stream()).await;
+        assert_eq!(ended.termination_status, Some(0));
     }
 }

@@ -45,11 +45,12 @@ pub trait Runner {
     );
 }
 
-/// What a runner is told. The runtime directory is left out: nobody here shows it.
+/// What a runner is told.
 pub(crate) fn start_info(
     resolved: &Resolved,
     ns: Vec<fcrunner::ComponentNamespaceEntry>,
     outgoing_dir: ServerEnd<fio::DirectoryMarker>,
+    runtime_dir: ServerEnd<fio::DirectoryMarker>,
     mut numbered_handles: Vec<fprocess::HandleInfo>,
     moniker: &Moniker,
     logs: &LogStore,
@@ -69,6 +70,7 @@ pub(crate) fn start_info(
         program: Some(resolved.decl.program.as_ref().map(dictionary).unwrap_or_default()),
         ns: Some(ns),
         outgoing_dir: Some(outgoing_dir),
+        runtime_dir: Some(runtime_dir),
         numbered_handles: Some(numbered_handles),
         component_instance: Some(zx::Event::create()),
         ..Default::default()

@@ -26,6 +26,8 @@ use std::rc::Rc;
 
 /// What the daemon tells on its standard output once a client can connect.
 pub(crate) const READY: &[u8] = b"ready\n";
+/// How long another component manager may take to listen or to leave: it gives its components this long to stop.
+const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 /// The facet of the root that names children which alone are no reason to stay.
 const IDLE_FACET: &str = "guest.host.idle";
 
@@ -99,8 +101,7 @@ pub fn main() -> anyhow::Result<()> {
 /// # Errors
 /// Where it cannot listen.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let Some(lock) = options.runtime_directory.lock()? else {
-        // Another one was faster, or is about to leave; the client finds out which.
+    let Some(lock) = lock_or_find(&options.runtime_directory)? else {
         announce();
         return Ok(());
     };
@@ -120,6 +121,25 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let _gone = std::fs::remove_dir_all(&temporary);
     drop(lock);
     Ok(())
+}
+
+/// The lock, or `None` where another component manager has it and takes connections. One that has the lock and does not listen is about to
+/// do so, or is about to leave: both end soon.
+fn lock_or_find(directory: &RuntimeDirectory) -> anyhow::Result<Option<OwnedFd>> {
+    let start = std::time::Instant::now();
+    while start.elapsed() < LOCK_TIMEOUT {
+        if let Some(lock) = directory.lock()? {
+            return Ok(Some(lock));
+        }
+        if directory.connect()?.is_some() {
+            return Ok(None);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    anyhow::bail!(
+        "Another component manager has the lock in {} and does not answer",
+        directory.path().display()
+    )
 }
 
 /// Tells whoever started this process that a client can connect, and lets go of their pipe.

@@ -6,9 +6,9 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 pub mod gdb;
-pub mod state;
-pub mod tlb;
-pub mod translator;
+mod state;
+mod tlb;
+mod translator;
 
 mod apic;
 mod code_map;

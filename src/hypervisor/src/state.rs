@@ -7,51 +7,49 @@ use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 
 /// Number of general-purpose registers.
-pub const GPR_COUNT: usize = 16;
+pub(crate) const GPR_COUNT: usize = 16;
 /// General-purpose register numbers as instructions encode them (SDM vol. 2 §2.1.5).
-pub mod gpr {
+pub(crate) mod gpr {
     /// RAX.
-    pub const RAX: usize = 0;
+    pub(crate) const RAX: usize = 0;
     /// RCX.
-    pub const RCX: usize = 1;
+    pub(crate) const RCX: usize = 1;
     /// RDX.
-    pub const RDX: usize = 2;
+    pub(crate) const RDX: usize = 2;
     /// RBX.
-    pub const RBX: usize = 3;
+    pub(crate) const RBX: usize = 3;
     /// RSP.
-    pub const RSP: usize = 4;
+    pub(crate) const RSP: usize = 4;
     /// RBP.
-    pub const RBP: usize = 5;
+    pub(crate) const RBP: usize = 5;
     /// RSI.
-    pub const RSI: usize = 6;
+    pub(crate) const RSI: usize = 6;
     /// RDI.
-    pub const RDI: usize = 7;
-    /// R8.
-    pub const R8: usize = 8;
+    pub(crate) const RDI: usize = 7;
     /// R11, which SYSCALL loads with RFLAGS.
-    pub const R11: usize = 11;
+    pub(crate) const R11: usize = 11;
 }
 
 /// Segment register numbers as instructions encode them (SDM vol. 2 §2.1.3).
-pub mod seg {
+pub(crate) mod seg {
     /// ES.
-    pub const ES: usize = 0;
+    pub(crate) const ES: usize = 0;
     /// CS.
-    pub const CS: usize = 1;
+    pub(crate) const CS: usize = 1;
     /// SS.
-    pub const SS: usize = 2;
+    pub(crate) const SS: usize = 2;
     /// DS.
-    pub const DS: usize = 3;
+    pub(crate) const DS: usize = 3;
     /// FS.
-    pub const FS: usize = 4;
+    pub(crate) const FS: usize = 4;
     /// GS.
-    pub const GS: usize = 5;
+    pub(crate) const GS: usize = 5;
 }
 
 bitflags::bitflags! {
     /// RFLAGS (SDM vol. 1 §3.4.3).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Rflags: u64 {
+    pub(crate) struct Rflags: u64 {
         /// Carry.
         const CF = 1 << 0;
         /// Always one.
@@ -96,7 +94,7 @@ bitflags::bitflags! {
 bitflags::bitflags! {
     /// Reasons why translated code must return to Rust soon; set by any thread, see [`CpuState::attention`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Attention: u32 {
+    pub(crate) struct Attention: u32 {
         /// The owner asked `enter` to return.
         const KICK = 1 << 0;
         /// An interrupt or NMI may be deliverable.
@@ -113,37 +111,37 @@ bitflags::bitflags! {
 /// A segment register with its hidden part.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// Linear base.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Limit in bytes, granularity applied.
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Descriptor bits 40..=55 shifted to bit 0: type 0..=3, S 4, DPL 5..=6, P 7, AVL 12, L 13, D/B 14, G 15; bit 16: unusable.
-    pub attributes: u32,
+    pub(crate) attributes: u32,
     /// Visible selector.
-    pub selector: u16,
+    pub(crate) selector: u16,
     /// Explicit padding.
-    pub reserved: [u16; 3],
+    pub(crate) reserved: [u16; 3],
 }
 
 impl Segment {
     /// Type is code.
-    pub const CODE: u32 = 1 << 3;
+    pub(crate) const CODE: u32 = 1 << 3;
     /// S: code or data, not system.
-    pub const NON_SYSTEM: u32 = 1 << 4;
+    pub(crate) const NON_SYSTEM: u32 = 1 << 4;
     /// Present.
-    pub const PRESENT: u32 = 1 << 7;
+    pub(crate) const PRESENT: u32 = 1 << 7;
     /// 64-bit code.
-    pub const LONG: u32 = 1 << 13;
+    pub(crate) const LONG: u32 = 1 << 13;
     /// Default operand size 32, big stack.
-    pub const BIG: u32 = 1 << 14;
+    pub(crate) const BIG: u32 = 1 << 14;
     /// Limit counts 4 KiB units.
-    pub const GRANULARITY: u32 = 1 << 15;
+    pub(crate) const GRANULARITY: u32 = 1 << 15;
     /// Holds a null selector.
-    pub const UNUSABLE: u32 = 1 << 16;
+    pub(crate) const UNUSABLE: u32 = 1 << 16;
 
     /// The descriptor privilege level.
-    pub fn dpl(&self) -> u8 {
+    pub(crate) fn dpl(&self) -> u8 {
         ((self.attributes >> 5) & 3) as u8
     }
 }
@@ -151,141 +149,141 @@ impl Segment {
 /// GDTR or IDTR.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableRegister {
+pub(crate) struct TableRegister {
     /// Linear base.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Last valid byte's offset.
-    pub limit: u16,
+    pub(crate) limit: u16,
     /// Explicit padding.
-    pub reserved: [u16; 3],
+    pub(crate) reserved: [u16; 3],
 }
 
 /// Legacy FXSAVE image (SDM vol. 1 §10.5.1).
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub struct FxsaveArea(pub [u8; 512]);
+pub(crate) struct FxsaveArea(pub [u8; 512]);
 
 /// Stands in for guest memory that translated code cannot reach directly.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub struct BounceBuffer(pub [u8; 1024]);
+pub(crate) struct BounceBuffer(pub [u8; 1024]);
 
 /// Everything that makes up a vCPU's registers, and the words translated code shares with Rust.
 ///
 /// All-zero bytes are a valid value.
 #[repr(C, align(4096))]
-pub struct CpuState {
+pub(crate) struct CpuState {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..=R15. While translated code runs only R13..=R15 are current here.
-    pub gpr: [u64; GPR_COUNT],
+    pub(crate) gpr: [u64; GPR_COUNT],
     /// Instruction pointer; current whenever Rust code sees the state.
-    pub rip: u64,
+    pub(crate) rip: u64,
     /// RFLAGS; status flags and DF live in the host's RFLAGS while translated code runs, the rest always here.
-    pub rflags: u64,
+    pub(crate) rflags: u64,
     /// Bits of [`Attention`]; non-zero makes translated code return at its next poll.
-    pub attention: AtomicU32,
+    pub(crate) attention: AtomicU32,
     /// Host MXCSR while translated code runs.
-    pub host_mxcsr: u32,
+    pub(crate) host_mxcsr: u32,
     /// Guest MXCSR while Rust runs.
-    pub mxcsr: u32,
+    pub(crate) mxcsr: u32,
     /// An interrupt waits for the guest to let it in; refreshed whenever Rust returns to translated code.
-    pub interrupts_pending: u32,
+    pub(crate) interrupts_pending: u32,
     /// Translator scratch words.
-    pub tmp: [u64; 16],
+    pub(crate) tmp: [u64; 16],
     /// Host stack pointer while translated code runs.
-    pub host_rsp: u64,
+    pub(crate) host_rsp: u64,
     /// The translated code's return stack pointer while Rust runs.
-    pub return_stack: u64,
+    pub(crate) return_stack: u64,
     /// GS base for translated code: the TLB set of the current address space and view.
-    pub tlb_set: u64,
+    pub(crate) tlb_set: u64,
     /// TLB set of supervisor mode with AC clear.
-    pub tlb_set_protected: u64,
+    pub(crate) tlb_set_protected: u64,
     /// TLB set of supervisor mode with AC set.
-    pub tlb_set_open: u64,
+    pub(crate) tlb_set_open: u64,
     /// TLB set of user mode.
-    pub tlb_set_user: u64,
+    pub(crate) tlb_set_user: u64,
     /// Host address where translated code continues after a thunk.
-    pub resume: u64,
+    pub(crate) resume: u64,
     /// The translator's run context, for thunks.
-    pub context: u64,
+    pub(crate) context: u64,
     /// Status flags as AX holds them after LAHF; SETO AL, across transfers between pages and indirect ones.
-    pub flags_slot: u64,
+    pub(crate) flags_slot: u64,
 
     /// Segments by [`seg`] number.
-    pub segments: [Segment; 6],
+    pub(crate) segments: [Segment; 6],
     /// Local descriptor table.
-    pub ldtr: Segment,
+    pub(crate) ldtr: Segment,
     /// Task register.
-    pub tr: Segment,
+    pub(crate) tr: Segment,
     /// Global descriptor table.
-    pub gdtr: TableRegister,
+    pub(crate) gdtr: TableRegister,
     /// Interrupt descriptor table.
-    pub idtr: TableRegister,
+    pub(crate) idtr: TableRegister,
 
     /// Control register 0.
-    pub cr0: u64,
+    pub(crate) cr0: u64,
     /// Page-fault linear address.
-    pub cr2: u64,
+    pub(crate) cr2: u64,
     /// Page-table base and PCID.
-    pub cr3: u64,
+    pub(crate) cr3: u64,
     /// Control register 4.
-    pub cr4: u64,
+    pub(crate) cr4: u64,
     /// Task priority.
-    pub cr8: u64,
+    pub(crate) cr8: u64,
     /// Extended control register 0.
-    pub xcr0: u64,
+    pub(crate) xcr0: u64,
     /// Debug registers.
-    pub dr: [u64; 8],
+    pub(crate) dr: [u64; 8],
 
     /// IA32_EFER.
-    pub efer: u64,
+    pub(crate) efer: u64,
     /// IA32_STAR.
-    pub star: u64,
+    pub(crate) star: u64,
     /// IA32_LSTAR.
-    pub lstar: u64,
+    pub(crate) lstar: u64,
     /// IA32_CSTAR.
-    pub cstar: u64,
+    pub(crate) cstar: u64,
     /// IA32_FMASK.
-    pub sfmask: u64,
+    pub(crate) sfmask: u64,
     /// IA32_KERNEL_GS_BASE.
-    pub kernel_gs_base: u64,
+    pub(crate) kernel_gs_base: u64,
     /// IA32_SYSENTER_CS.
-    pub sysenter_cs: u64,
+    pub(crate) sysenter_cs: u64,
     /// IA32_SYSENTER_ESP.
-    pub sysenter_esp: u64,
+    pub(crate) sysenter_esp: u64,
     /// IA32_SYSENTER_EIP.
-    pub sysenter_eip: u64,
+    pub(crate) sysenter_eip: u64,
     /// IA32_PAT.
-    pub pat: u64,
+    pub(crate) pat: u64,
     /// IA32_TSC_AUX.
-    pub tsc_aux: u64,
+    pub(crate) tsc_aux: u64,
     /// Guest TSC minus host TSC.
-    pub tsc_offset: u64,
+    pub(crate) tsc_offset: u64,
     /// Instructions until interrupts open after STI or MOV SS: 1 while the shadow lasts.
-    pub interrupt_shadow: u32,
+    pub(crate) interrupt_shadow: u32,
     /// Current privilege level, 0..=3.
-    pub cpl: u32,
+    pub(crate) cpl: u32,
 
     /// YMM0..=YMM15 while Rust runs.
-    pub vector: [[u8; 32]; 16],
+    pub(crate) vector: [[u8; 32]; 16],
     /// x87 and MXCSR image, current only after [`crate::translator`] stored it on request.
-    pub fxsave: FxsaveArea,
+    pub(crate) fxsave: FxsaveArea,
     /// Bounce buffer for accesses that cannot go straight to guest RAM.
-    pub bounce: BounceBuffer,
+    pub(crate) bounce: BounceBuffer,
 }
 
 impl CpuState {
     /// Byte offset of general-purpose register `n`.
-    pub const fn gpr_offset(n: usize) -> usize {
+    pub(crate) const fn gpr_offset(n: usize) -> usize {
         offset_of!(CpuState, gpr) + 8 * n
     }
 
     /// True in 64-bit mode: long mode active and a 64-bit code segment.
-    pub fn is_64bit(&self) -> bool {
+    pub(crate) fn is_64bit(&self) -> bool {
         self.efer & (1 << 10) != 0 && self.segments[seg::CS].attributes & Segment::LONG != 0
     }
 
     /// True if status flag or control flag `flag` is set.
-    pub fn flag(&self, flag: Rflags) -> bool {
+    pub(crate) fn flag(&self, flag: Rflags) -> bool {
         self.rflags & flag.bits() != 0
     }
 }

@@ -12,47 +12,47 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use crate::state::{CpuState, Rflags};
 
 /// Log2 of the number of data entries in a set.
-pub const TLB_BITS: u32 = 11;
+pub(crate) const TLB_BITS: u32 = 11;
 /// Number of data entries in a set.
-pub const TLB_ENTRIES: usize = 1 << TLB_BITS;
+pub(crate) const TLB_ENTRIES: usize = 1 << TLB_BITS;
 /// Shift that turns a linear address into a byte offset of an entry, before masking with [`TLB_OFFSET_MASK`].
-pub const TLB_SHIFT: u32 = 12 - 5;
+pub(crate) const TLB_SHIFT: u32 = 12 - 5;
 /// Mask for the byte offset of an entry.
-pub const TLB_OFFSET_MASK: u32 = ((TLB_ENTRIES - 1) << 5) as u32;
+pub(crate) const TLB_OFFSET_MASK: u32 = ((TLB_ENTRIES - 1) << 5) as u32;
 /// Number of PCID sets for user mode.
 const USER_SETS: usize = 6;
 
 /// One cached translation of a 4 KiB page.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct TlbEntry {
+pub(crate) struct TlbEntry {
     /// Linear page address if reads hit, else a tag that cannot match.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Linear page address if writes may go straight to memory, else a tag that cannot match.
-    pub write: u64,
+    pub(crate) write: u64,
     /// Host address of the page.
-    pub host: u64,
+    pub(crate) host: u64,
     /// Guest-physical page address, plus flags in the low bits.
-    pub gpa_flags: u64,
+    pub(crate) gpa_flags: u64,
 }
 
 /// The page is global.
-pub const FLAG_GLOBAL: u64 = 1 << 0;
+pub(crate) const FLAG_GLOBAL: u64 = 1 << 0;
 /// The page tables allow writing and the dirty bit is set, whatever `write` says.
-pub const FLAG_WRITABLE: u64 = 1 << 1;
+pub(crate) const FLAG_WRITABLE: u64 = 1 << 1;
 
 /// A set: data entries, then the code page identities by page number.
 #[repr(C, align(4096))]
-pub struct TlbSet {
+pub(crate) struct TlbSet {
     /// Data entries by page number modulo [`TLB_ENTRIES`].
-    pub entries: [TlbEntry; TLB_ENTRIES],
+    pub(crate) entries: [TlbEntry; TLB_ENTRIES],
     /// Interned identity of the code page at this page number, 0 if unknown: see the translator's pages.
-    pub code: [u32; TLB_ENTRIES],
+    pub(crate) code: [u32; TLB_ENTRIES],
 }
 
 /// Which accesses a set answers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
+pub(crate) enum View {
     /// CPL 3.
     User,
     /// CPL 0..=2 with SMAP in force and AC clear.
@@ -63,7 +63,7 @@ pub enum View {
 
 impl View {
     /// The view that data accesses of the current state use.
-    pub fn current(state: &CpuState) -> View {
+    pub(crate) fn current(state: &CpuState) -> View {
         if state.cpl == 3 {
             View::User
         } else if state.cr4 & (1 << 21) != 0 && !state.flag(Rflags::AC) {
@@ -76,19 +76,19 @@ impl View {
 
 /// What the page walk found for a page, in the form the TLB stores.
 #[derive(Clone, Copy, Debug)]
-pub struct Fill {
+pub(crate) struct Fill {
     /// Linear address, any offset in the page.
-    pub va: u64,
+    pub(crate) va: u64,
     /// Guest-physical address of the 4 KiB page.
-    pub gpa: u64,
+    pub(crate) gpa: u64,
     /// Host address of the 4 KiB page.
-    pub host: u64,
+    pub(crate) host: u64,
     /// Writes may go straight to memory: allowed, dirty bit set, page not watched for code.
-    pub write: bool,
+    pub(crate) write: bool,
     /// Global translation.
-    pub global: bool,
+    pub(crate) global: bool,
     /// Size of the guest page that holds it, in bytes.
-    pub page_size: u64,
+    pub(crate) page_size: u64,
 }
 
 /// Bookkeeping of one set that translated code does not see.
@@ -107,15 +107,15 @@ struct SetLog {
 }
 
 /// All sets of a vCPU.
-pub struct Tlb {
+pub(crate) struct Tlb {
     base: NonNull<u8>,
     logs: Vec<SetLog>,
     user: usize,
     clock: u64,
     /// Data fills so far.
-    pub fills: u64,
+    pub(crate) fills: u64,
     /// Flushes of any kind so far.
-    pub flushes: u64,
+    pub(crate) flushes: u64,
 }
 
 const PROTECTED: usize = 0;
@@ -135,7 +135,7 @@ fn index_of(va: u64) -> usize {
 
 impl Tlb {
     /// Reserves and clears the sets of one vCPU.
-    pub fn new() -> Result<Tlb, rustix::io::Errno> {
+    pub(crate) fn new() -> Result<Tlb, rustix::io::Errno> {
         let len = SETS * size_of::<TlbSet>();
         // SAFETY: a fresh anonymous mapping that nothing else refers to.
         let base = unsafe {
@@ -169,12 +169,12 @@ impl Tlb {
     }
 
     /// Host address of the set that answers for `view`: the GS base for translated code.
-    pub fn set_address(&self, view: View) -> u64 {
+    pub(crate) fn set_address(&self, view: View) -> u64 {
         self.logs[self.slot(view)].set.as_ptr() as u64
     }
 
     /// Stores the set addresses that translated code needs into `state`; after changes of CPL, CR3, CR4.SMAP or AC.
-    pub fn publish(&self, state: &mut CpuState) {
+    pub(crate) fn publish(&self, state: &mut CpuState) {
         let smap = state.cr4 & (1 << 21) != 0;
         state.tlb_set_protected = self.set_address(if smap { View::Protected } else { View::Open });
         state.tlb_set_user = self.set_address(View::User);
@@ -183,21 +183,21 @@ impl Tlb {
     }
 
     /// Caches a translation for `view`; `Fill::write == false` makes writes take the slow path.
-    pub fn insert(&mut self, view: View, fill: &Fill) {
+    pub(crate) fn insert(&mut self, view: View, fill: &Fill) {
         self.fills += 1;
         let slot = self.slot(view);
         self.logs[slot].insert(fill);
     }
 
     /// The host address for an access inside one page at `va`, if the set of `view` has it.
-    pub fn lookup(&self, view: View, va: u64, write: bool) -> Option<u64> {
+    pub(crate) fn lookup(&self, view: View, va: u64, write: bool) -> Option<u64> {
         let entry = &self.logs[self.slot(view)].set().entries[index_of(va)];
         let tag = if write { entry.write } else { entry.read };
         (tag == va & !0xfff).then_some(entry.host + (va & 0xfff))
     }
 
     /// Drops everything, global entries too: CR4.PGE/PCIDE/SMEP/SMAP, CR0.PG/WP, EFER changes, INVPCID type 2.
-    pub fn flush_all(&mut self) {
+    pub(crate) fn flush_all(&mut self) {
         self.flushes += 1;
         for log in &mut self.logs {
             log.clear_all();
@@ -206,7 +206,7 @@ impl Tlb {
     }
 
     /// Drops non-global entries of every address space: INVPCID type 3.
-    pub fn flush_non_global(&mut self) {
+    pub(crate) fn flush_non_global(&mut self) {
         self.flushes += 1;
         for log in &mut self.logs {
             log.clear_non_global();
@@ -215,7 +215,7 @@ impl Tlb {
 
     /// A write to CR3. `space` identifies the address space (the PCID, or anything constant without PCIDs);
     /// `keep` is bit 63 of the written value with CR4.PCIDE set: entries of that PCID may stay.
-    pub fn switch_space(&mut self, space: u64, keep: bool) {
+    pub(crate) fn switch_space(&mut self, space: u64, keep: bool) {
         self.flushes += 1;
         self.clock += 1;
         self.logs[PROTECTED].clear_non_global();
@@ -241,7 +241,7 @@ impl Tlb {
     }
 
     /// INVPCID types 0 and 1, and INVLPG of another space: drops a page, or with `None` everything non-global, of `space`.
-    pub fn flush_space(&mut self, space: u64, current: bool, va: Option<u64>) {
+    pub(crate) fn flush_space(&mut self, space: u64, current: bool, va: Option<u64>) {
         self.flushes += 1;
         for (i, log) in self.logs.iter_mut().enumerate() {
             let affected = if i < FIRST_USER { current } else { log.owner == Some(space) };
@@ -255,7 +255,7 @@ impl Tlb {
     }
 
     /// INVLPG: drops the page in the current space and global entries of it everywhere.
-    pub fn flush_page(&mut self, va: u64) {
+    pub(crate) fn flush_page(&mut self, va: u64) {
         self.flushes += 1;
         for log in &mut self.logs {
             log.clear_page(va);
@@ -263,7 +263,7 @@ impl Tlb {
     }
 
     /// Makes writes to guest-physical page `gpa` take the slow path, in every set: the page now holds translated code.
-    pub fn protect(&mut self, gpa: u64) {
+    pub(crate) fn protect(&mut self, gpa: u64) {
         for log in &mut self.logs {
             for (i, entry) in log.set_mut().entries.iter_mut().enumerate() {
                 if entry.gpa_flags & !0xfff == gpa {
@@ -274,19 +274,19 @@ impl Tlb {
     }
 
     /// Forgets every code page identity, e.g. after the code cache was emptied.
-    pub fn forget_code(&mut self) {
+    pub(crate) fn forget_code(&mut self) {
         for log in &mut self.logs {
             log.set_mut().code.fill(0);
         }
     }
 
     /// The identity of the code page at `va` for `view`, 0 if unknown. Another page with the same index may own it.
-    pub fn code(&self, view: View, va: u64) -> u32 {
+    pub(crate) fn code(&self, view: View, va: u64) -> u32 {
         self.logs[self.slot(view)].set().code[index_of(va)]
     }
 
     /// Records the identity of the code page at `va` for `view`.
-    pub fn set_code(&mut self, view: View, va: u64, id: u32, global: bool, page_size: u64) {
+    pub(crate) fn set_code(&mut self, view: View, va: u64, id: u32, global: bool, page_size: u64) {
         let slot = self.slot(view);
         let log = &mut self.logs[slot];
         log.set_mut().code[index_of(va)] = id;

@@ -2,12 +2,12 @@
 //!
 //! Guest and host have the same instruction set, so instructions are copied. RAX to RDI, R8, R9 and R12 to R14 of the guest
 //! are the same host registers, the guest's RSP is R15, and its R10, R11 and R15 live in [`crate::state::CpuState`], which
-//! leaves the host's R10 and R11 as scratch registers and its RSP as a stack of return sites ([`return_stack`]). A memory
-//! operand becomes an inline look-up in the TLB set at the GS base and a host pointer ([`emit`]); status flags stay in the
-//! host's RFLAGS and are kept across look-ups only where something still reads them ([`liveness`]). Blocks are found by
-//! page identity and linear address ([`cache`], [`resolve`]), connected on first use ([`links`]), and dropped when their
-//! bytes change ([`smc`]). What is not worth copying is interpreted from a thunk ([`thunks`], [`handlers`]); host signals in
-//! copied instructions become guest exceptions ([`signals`]).
+//! leaves the host's R10 and R11 as scratch registers and its RSP as a stack of return sites (`return_stack`). A memory
+//! operand becomes an inline look-up in the TLB set at the GS base and a host pointer (`emit`); status flags stay in the
+//! host's RFLAGS and are kept across look-ups only where something still reads them (`liveness`). Blocks are found by
+//! page identity and linear address (`cache`, `resolve`), connected on first use (`links`), and dropped when their
+//! bytes change (`smc`). What is not worth copying is interpreted from a thunk (`thunks`, `handlers`); host signals in
+//! copied instructions become guest exceptions (`signals`).
 //!
 //! What the rest of the crate needs to know:
 //! * [`run`] executes 64-bit code until something needs the run loop; the state is complete and precise on return, the
@@ -76,7 +76,7 @@ struct PendingStore {
 }
 
 /// Code cache and lookup structures of one vCPU.
-pub struct Translator {
+pub(crate) struct Translator {
     arena: Arena,
     asm: Asm,
     encoder: Encoder,
@@ -103,32 +103,32 @@ pub struct Translator {
 
 /// What the translator has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Blocks translated.
-    pub blocks: u64,
+    pub(crate) blocks: u64,
     /// Guest instructions in them.
-    pub instructions: u64,
+    pub(crate) instructions: u64,
     /// Host bytes emitted for them.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Memory accesses that left the inline path.
-    pub slow_accesses: u64,
+    pub(crate) slow_accesses: u64,
     /// Instructions that thunks interpreted.
-    pub interpreted: u64,
+    pub(crate) interpreted: u64,
     /// Transfers resolved by Rust: first uses of direct links, misses of the jump table.
-    pub links: u64,
+    pub(crate) links: u64,
     /// As `links`, for indirect transfers.
-    pub indirect: u64,
+    pub(crate) indirect: u64,
     /// Blocks invalidated because their bytes changed.
-    pub invalidated: u64,
+    pub(crate) invalidated: u64,
     /// Times the code cache was emptied.
-    pub flushes: u64,
+    pub(crate) flushes: u64,
 }
 
 impl Translator {
     /// Allocates the code cache for the vCPU whose state lives at `state_address`.
     ///
     /// Errors: `NOTSUP` on a processor or kernel without AVX or FSGSBASE, and what allocating memory gives.
-    pub fn new(state_address: u32) -> Result<Translator, rustix::io::Errno> {
+    pub(crate) fn new(state_address: u32) -> Result<Translator, rustix::io::Errno> {
         /// AT_HWCAP2 bit: the kernel lets user code write the GS base (Documentation/arch/x86/elf_auxvec.rst).
         const HWCAP2_FSGSBASE: usize = 1 << 1;
         if rustix::param::linux_hwcap().1 & HWCAP2_FSGSBASE == 0

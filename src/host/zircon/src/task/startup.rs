@@ -118,7 +118,7 @@ fn inherited_fd() -> Option<OwnedFd> {
     Some(fd)
 }
 
-/// Takes the handles that this process was started with; none if it was not started by [`super::spawn`] or they were
+/// Takes the handles that this process was started with; none if it was not started by [`spawn`](fn@super::spawn) or they were
 /// taken before. Waits for the parent to send them.
 pub fn take_startup_handles() -> Result<StartupHandles> {
     let Some(fd) = inherited_fd() else { return Ok(StartupHandles::default()) };

@@ -39,6 +39,7 @@ mod components {
         ("virtio_block", Component::Async(|| virtio_block::run().boxed_local())),
         ("virtio_console", Component::Async(|| virtio_console::run().boxed_local())),
         ("virtio_rng", Component::Async(|| virtio_rng::run().boxed_local())),
+        ("virtio_vsock", Component::Async(|| virtio_vsock::run().boxed_local())),
     ];
 
     /// The component whose name is the program's, or its first argument.

@@ -38,6 +38,7 @@ mod components {
         ("virtio_balloon", Component::Async(|| virtio_balloon::run().boxed_local())),
         ("virtio_block", Component::Async(|| virtio_block::run().boxed_local())),
         ("virtio_console", Component::Async(|| virtio_console::run().boxed_local())),
+        ("virtio_net", Component::Async(|| virtio_net::run().boxed_local())),
         ("virtio_rng", Component::Async(|| virtio_rng::run().boxed_local())),
         ("virtio_vsock", Component::Async(|| virtio_vsock::run().boxed_local())),
     ];

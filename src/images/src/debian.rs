@@ -32,9 +32,11 @@ const GUEST_CFG: &str = r#"{
     "ramdisk": "data/initrd.img",
     "cmdline": "root=/dev/vda rw console=ttyS0 systemd.log_target=kmsg swiotlb=noforce",
     "block": ["data/rootfs.img,rw,file"],
+    "default-net": true,
     "virtio-balloon": true,
     "virtio-console": true,
-    "virtio-rng": true
+    "virtio-rng": true,
+    "virtio-vsock": true
 }
 "#;
 

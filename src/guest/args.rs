@@ -35,12 +35,6 @@ impl GuestType {
     pub(crate) fn package_url(self) -> String {
         format!("fuchsia-pkg://fuchsia.com/{0}_guest#meta/{0}_guest.cm", self.name())
     }
-
-    /// Where its manager is in the component topology.
-    #[must_use]
-    pub(crate) fn manager_moniker(self) -> String {
-        format!("/core/{}-guest-manager", self.name())
-    }
 }
 
 impl fmt::Display for GuestType {

@@ -47,10 +47,12 @@ pub(crate) fn take_output(words: &mut Vec<String>) -> Result<Output, String> {
 pub(crate) fn modernize(words: &mut Vec<String>) {
     let is_word = |word: &String| !word.starts_with('-');
     match words.first().map(String::as_str) {
-        Some("balloon") if words.len() == 3 && words[1..].iter().all(is_word) => {
-            if !matches!(words[1].as_str(), "set" | "stats") {
-                words.insert(1, "set".to_owned());
-            }
+        Some("balloon")
+            if words.len() == 3
+                && words[1..].iter().all(is_word)
+                && !matches!(words[1].as_str(), "set" | "stats") =>
+        {
+            words.insert(1, "set".to_owned());
         }
         Some("balloon-stats") => replace_first(words, &["balloon", "stats"]),
         Some("serial") => {

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 #[derive(Debug)]
 enum Event {
     /// A caller asks for something.
-    Request(fvirt::GuestManagerRequest),
+    Request(Box<fvirt::GuestManagerRequest>),
     /// The VMM answered `Create`.
     Created { connection: u64, result: Result<(), fvirt::GuestError> },
     /// The VMM answered `Run`.
@@ -62,7 +62,7 @@ impl Entrance {
         loop {
             match stream.try_next().await {
                 Ok(Some(request)) => {
-                    if self.0.unbounded_send(Event::Request(request)).is_err() {
+                    if self.0.unbounded_send(Event::Request(Box::new(request))).is_err() {
                         return;
                     }
                 }
@@ -103,7 +103,7 @@ impl<E: Environment + 'static> GuestManager<E> {
     pub(crate) async fn run(mut self) {
         while let Some(event) = self.events.next().await {
             match event {
-                Event::Request(request) => self.request(request).await,
+                Event::Request(request) => self.request(*request).await,
                 Event::Created { connection, result } if self.is_current(connection) => {
                     self.created(connection, result);
                 }

@@ -73,7 +73,7 @@ async fn open_all(
         wayland_device: (config.virtio_wl == Some(true))
             .then(|| fvirt::WaylandDevice { memory: 1 << 30, server: None }),
         magma_device: (config.virtio_magma == Some(true))
-            .then(|| fvirt::MagmaDevice { memory: 16 << 30 }),
+            .then_some(fvirt::MagmaDevice { memory: 16 << 30 }),
         ..Default::default()
     })
 }

@@ -12,7 +12,7 @@ const MAX_DEVICE_ID: usize = fvirt::MAX_BLOCK_DEVICE_ID as usize;
 
 /// What `guest.cfg` says, each key as it was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PackageConfig {
+pub(crate) struct PackageConfig {
     /// `linux` or `zircon`: which boot protocol, and the kernel's path in the package.
     pub kernel: Option<(fvirt::KernelType, String)>,
     /// `ramdisk`: a path in the package.
@@ -61,7 +61,7 @@ pub struct PackageConfig {
 
 /// How a disk's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockFormat {
+pub(crate) enum BlockFormat {
     /// A raw image in a file.
     File,
     /// A qcow2 image in a file.
@@ -72,7 +72,7 @@ pub enum BlockFormat {
 
 /// One disk of the `block` key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockOption {
+pub(crate) struct BlockOption {
     /// A path in the package.
     pub path: String,
     /// Whether and where the guest's writes are kept.
@@ -87,7 +87,7 @@ impl BlockOption {
     ///
     /// # Errors
     /// Says which word does not fit.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (mut path, mut mode, mut format) = (None, None, None);
         for word in text.split(',') {
             match word {
@@ -111,7 +111,7 @@ impl BlockOption {
 
     /// The id that the guest sees: the end of the path, at most 20 bytes of whole characters.
     #[must_use]
-    pub fn device_id(&self) -> String {
+    pub(crate) fn device_id(&self) -> String {
         let mut start = self.path.len().saturating_sub(MAX_DEVICE_ID);
         while !self.path.is_char_boundary(start) {
             start += 1;
@@ -131,7 +131,7 @@ fn set<T>(slot: &mut Option<T>, value: T, word: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// Says what a size looks like.
-pub fn parse_memory(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'b') => (&text[..text.len() - 1], 0),
         Some(b'k') => (&text[..text.len() - 1], 10),
@@ -151,7 +151,7 @@ impl PackageConfig {
     ///
     /// # Errors
     /// The message ends in the line and column where the document goes wrong.
-    pub fn parse(document: &str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn parse(document: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(document)
     }
 }

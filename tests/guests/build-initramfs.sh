@@ -10,7 +10,8 @@
 set -eu
 
 output=${1:?usage: build-initramfs.sh OUTPUT [KERNEL_PACKAGE]}
-package=${2:-linux-image-6.1.0-56-cloud-amd64}
+newest=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+package=${2:-$newest}
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 work=$(mktemp -d)

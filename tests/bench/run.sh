@@ -27,7 +27,13 @@ for ((run = 1; run <= runs; run++)); do
         # QEMU's exit device ends it with status 1.
         timeout 600 qemu-system-x86_64 -accel tcg,thread=single -M q35 -cpu "$cpu" -m 1024 -smp 1 -nographic -nodefaults \
             -kernel "$kernel" -initrd "$work/initramfs" -append "$options tsc=unstable" \
-            -serial stdio -device isa-debug-exit,iobase=0xf4 >"$work/$cpu.$run" 2>/dev/null || true
+            -serial stdio -device isa-debug-exit,iobase=0xf4 >"$work/$cpu.$run" 2>/dev/null || status=$?
+        # The guest ends the run through the debug port, which QEMU turns into an odd status.
+        if [ $((${status:-0} % 2)) -ne 1 ]; then
+            echo "QEMU ($cpu, run $run) did not finish the workloads: status ${status:-0}" >&2
+            exit 1
+        fi
+        status=
     done
 done
 python3 "$here/table.py" "$work" "$runs"

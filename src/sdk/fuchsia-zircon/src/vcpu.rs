@@ -27,7 +27,7 @@ impl Vcpu {
     /// Runs the guest until it does something that the kernel does not handle.
     ///
     /// # Errors
-    /// `CANCELED` after a kick; `BAD_STATE` on another thread or when a bell's port is closed; others when the guest
+    /// `CANCELED` after a kick; `BAD_STATE` on another thread; others when the guest
     /// cannot go on.
     pub fn enter(&self) -> Result<Packet, Status> {
         let mut packet = sys::zx_port_packet_t::default();

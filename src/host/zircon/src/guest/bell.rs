@@ -125,7 +125,7 @@ const STATUS: usize = size_of::<zx_status_t>();
 /// A bell as its port sees it.
 pub(crate) struct BellSource {
     memory: BellMemory,
-    /// Wakes the port. Closing it tells the one who rings that nobody listens any more.
+    /// Wakes the port. Closing it tells the one who rings that nobody listens any more; the guest runs on.
     wake: OwnedFd,
     key: u64,
     base: u64,
@@ -213,26 +213,24 @@ impl Ringer {
         Ok(rustix::io::fcntl_dupfd_cloexec(&self.wake, 3)?)
     }
 
-    pub(super) fn ring_at(&self, addr: u64) -> std::result::Result<(), hypervisor::BellClosed> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(hypervisor::BellClosed);
+    /// Rings for a guest's write at `addr`. Where nobody listens any more the write goes nowhere: a device that died is a
+    /// failed device to its guest, as if it were broken hardware, and not the end of the guest.
+    pub(super) fn ring_at(&self, addr: u64) {
+        if self.closed.load(Ordering::Relaxed) || !self.memory.set(addr.wrapping_sub(self.base)) {
+            return;
         }
-        if !self.memory.set(addr.wrapping_sub(self.base)) {
-            return Ok(());
-        }
-        match send(&self.wake, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
-                self.closed.store(true, Ordering::Relaxed);
-                Err(hypervisor::BellClosed)
-            }
-            // A full socket has wake-ups in it already.
-            _ => Ok(()),
+        // A full socket has wake-ups in it already.
+        if let Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) =
+            send(&self.wake, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        {
+            self.closed.store(true, Ordering::Relaxed);
         }
     }
 }
 
 impl hypervisor::BellSink for Ringer {
     fn ring(&self, _key: u64, addr: u64) -> std::result::Result<(), hypervisor::BellClosed> {
-        self.ring_at(addr)
+        self.ring_at(addr);
+        Ok(())
     }
 }

@@ -175,7 +175,8 @@ pub unsafe fn zx_guest_create(
 ///
 /// Through a handle that came from another process only bells can be set. The range of a bell is at most 1 MiB. Rings
 /// of the same two bytes that come before the port's reader has seen the first are one packet; the packet's address is
-/// rounded down to two bytes.
+/// rounded down to two bytes. A bell whose port is closed, because its process died or otherwise, swallows writes: where
+/// Zircon ends `zx_vcpu_enter` with an error, here a device that died is one that does not answer.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.

@@ -38,8 +38,9 @@ pub(crate) fn a_guest_runs_and_exits() {
     assert_eq!(unsafe { zx_vcpu_interrupt(vcpu, 256) }, ZX_ERR_OUT_OF_RANGE);
     let elsewhere = std::thread::spawn(move || enter(vcpu)).join().unwrap();
     assert_eq!(elsewhere, Err(ZX_ERR_BAD_STATE));
+    // A doorbell that nobody listens to any more is memory that swallows writes.
     close(port);
-    assert_eq!(enter(vcpu), Err(ZX_ERR_BAD_STATE));
+    (0..3).for_each(|_| assert!(enter(vcpu).is_ok()));
     close(vcpu);
 }
 
@@ -70,11 +71,11 @@ pub(crate) fn bells_ring_in_another_process() {
     // SAFETY: always safe.
     assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
     wait(process, ZX_PROCESS_TERMINATED);
-    let status = loop {
-        if let Err(status) = enter(vcpu) {
-            break status;
-        }
-    };
-    assert_eq!(status, ZX_ERR_BAD_STATE);
+    wait(near, ZX_CHANNEL_PEER_CLOSED);
+    // The device is dead, its guest is not.
+    for _ in 0..100 {
+        let packet = enter(vcpu).unwrap();
+        assert_eq!((packet.packet_type, packet.key), (zx_packet_type_t::ZX_PKT_TYPE_GUEST_IO, 7));
+    }
     [vcpu, near, process].into_iter().for_each(close);
 }

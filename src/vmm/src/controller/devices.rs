@@ -270,8 +270,9 @@ impl DeviceBuilder<'_> {
             .await
             .map_err(DeviceError::Start)?;
         started.map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
-        self.finish(proxy, commands, device);
-        Ok(self.devices.processes.last().map(DeviceProcess::vsock_connector))
+        self.finish(proxy, commands, device.clone());
+        let process = self.devices.processes.last();
+        Ok(process.map(|process| process.vsock_connector(device)))
     }
 
     /// Adds network interface number `index`.

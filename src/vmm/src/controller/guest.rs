@@ -20,6 +20,15 @@ pub(super) struct Balloon {
     pub(super) proxy: VirtioBalloonProxy,
 }
 
+/// Refuses clients of a device whose component is gone.
+pub(super) fn alive(device: &VirtioPciDevice) -> Result<(), GuestError> {
+    if device.is_dead() {
+        tracing::error!(device = device.name(), "The device failed; it takes no clients any more");
+        return Err(GuestError::FailedServiceConnect);
+    }
+    Ok(())
+}
+
 /// Connects a client to the vsock component.
 pub(super) type ConnectVsock =
     Box<dyn Fn(ServerEnd<HostVsockEndpointMarker>) -> Result<(), GuestError>>;
@@ -75,6 +84,7 @@ fn answer(services: &GuestServices, request: GuestRequest) -> Result<(), fidl::E
         }
         GuestRequest::GetBalloonController { controller, responder } => {
             let balloon = services.balloon.clone().ok_or(GuestError::DeviceNotPresent);
+            let balloon = balloon.and_then(|balloon| alive(&balloon.device).map(|()| balloon));
             responder.send(balloon.map(|balloon| serve_balloon(balloon, controller)))
         }
         // There is no memory device.

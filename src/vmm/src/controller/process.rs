@@ -3,7 +3,7 @@
 //! A vCPU thread that configures a device sends a command here and blocks for the answer; a task on the executor talks to
 //! the component. So a component that dies fails the command instead of hanging the vCPU.
 
-use super::guest::ConnectVsock;
+use super::guest::{ConnectVsock, alive};
 use crate::virtio_pci::{BackendError, QueueConfig, VirtioBackend, VirtioPciDevice};
 use fidl::endpoints::{DiscoverableProtocolMarker, Proxy};
 use fidl_fuchsia_component::{CreateChildArgs, RealmProxy};
@@ -92,10 +92,12 @@ impl DeviceProcess {
             .map_err(|error| self.failed(error))
     }
 
-    /// Connects `HostVsockEndpoint` clients to the component, for as long as it exists.
-    pub(super) fn vsock_connector(&self) -> ConnectVsock {
+    /// Connects `HostVsockEndpoint` clients to the component, for as long as `device`, which it serves, is alive.
+    pub(super) fn vsock_connector(&self, device: Arc<VirtioPciDevice>) -> ConnectVsock {
         let (exposed, name) = (Clone::clone(&self.exposed), self.child.name.clone());
         Box::new(move |server| {
+            // A component that ended would be started anew by the connection, without a device.
+            alive(&device)?;
             fuchsia_component::client::connect_channel_to_protocol_at_dir_root::<
                 HostVsockEndpointMarker,
             >(&exposed, server)
@@ -224,7 +226,7 @@ pub(super) fn serve<P: Proxy + DeviceProtocol + Clone + 'static>(
         tracing::error!(
             device = device.name(),
             reason,
-            "A device component is gone; the guest goes on without it"
+            "The process of a device ended; the guest goes on, and sees that device as failed"
         );
         device.set_dead();
     })

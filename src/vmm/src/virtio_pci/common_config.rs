@@ -101,6 +101,11 @@ impl CommonConfig {
         self.status
     }
 
+    /// Takes FEATURES_OK back: a device that is gone agrees to nothing (§3.1.1, step 6).
+    pub(super) fn refuse_features(&mut self) {
+        self.status &= !status::FEATURES_OK;
+    }
+
     pub(super) fn queue_select(&self) -> u16 {
         self.queue_select
     }

@@ -45,6 +45,9 @@ const CAP_NOTIFY: u8 = 2;
 const CAP_ISR: u8 = 3;
 const CAP_DEVICE: u8 = 4;
 
+/// Every queue of a device, in [`Cause::lanes`].
+const ALL_LANES: u8 = 0b1111;
+
 struct Control {
     common: CommonConfig,
     backend: Box<dyn VirtioBackend>,
@@ -164,11 +167,21 @@ impl VirtioPciDevice {
         self.raise(Cause { config: true, ..Cause::default() });
     }
 
-    /// The device is gone: the driver sees a device that needs a reset and then does not come up again.
+    /// The device is gone: the driver sees queues that are broken and a device that needs a reset, which it gets, and
+    /// which then accepts no features any more.
     pub fn set_dead(&self) {
-        if !self.dead.swap(true, Ordering::SeqCst) {
-            self.set_needs_reset();
+        if self.dead.swap(true, Ordering::SeqCst) {
+            return;
         }
+        self.needs_reset.store(true, Ordering::SeqCst);
+        let mut interrupts = lock(&self.interrupts);
+        interrupts.spoil_queues();
+        interrupts.raise(Cause { queues: true, lanes: ALL_LANES, config: true });
+    }
+
+    /// Whether [`VirtioPciDevice::set_dead`] was called.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
     }
 
     fn read_common(&self, offset: u64, data: &mut [u8]) {
@@ -179,7 +192,7 @@ impl VirtioPciDevice {
                 config_vector: interrupts.config_vector(),
                 queue_vector: interrupts.queue_vector(control.common.queue_select()),
                 generation: lock(&self.config).generation(),
-                needs_reset: self.needs_reset.load(Ordering::SeqCst),
+                needs_reset: self.needs_reset(control.common.status()),
             }
         };
         control.common.read(offset, data, outside);
@@ -187,7 +200,11 @@ impl VirtioPciDevice {
 
     fn write_common(&self, offset: u64, data: &[u8]) {
         let mut control = lock(&self.control);
-        match control.common.write(offset, data) {
+        let action = control.common.write(offset, data);
+        if self.is_dead() && action != Action::Reset {
+            control.common.refuse_features();
+        }
+        match action {
             Action::None => {}
             Action::SetConfigVector(vector) => lock(&self.interrupts).set_config_vector(vector),
             Action::SetQueueVector(queue, vector) => {
@@ -197,6 +214,12 @@ impl VirtioPciDevice {
             Action::Ready => self.ready(&mut control),
             Action::Reset => self.reset(&mut control),
         }
+    }
+
+    /// A reset ends with a status of 0 (§2.4.2), also of a dead device: drivers wait for that. It needs the next one as
+    /// soon as a driver turns to it.
+    fn needs_reset(&self, status: u8) -> bool {
+        self.needs_reset.load(Ordering::SeqCst) || (self.is_dead() && status != 0)
     }
 
     fn enable_queue(&self, control: &mut Control, index: u16, config: &QueueConfig) {
@@ -211,7 +234,7 @@ impl VirtioPciDevice {
             self.set_needs_reset();
             return;
         }
-        lock(&self.interrupts).enable_queue(index, config.used);
+        lock(&self.interrupts).enable_queue(index, config);
         control.in_use = true;
         self.tell(control, |backend| backend.configure_queue(index, config));
     }
@@ -228,7 +251,7 @@ impl VirtioPciDevice {
         }
         control.common.reset();
         lock(&self.interrupts).reset();
-        self.needs_reset.store(self.dead.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.needs_reset.store(false, Ordering::SeqCst);
     }
 
     fn tell(
@@ -236,7 +259,7 @@ impl VirtioPciDevice {
         control: &mut Control,
         call: impl FnOnce(&mut dyn VirtioBackend) -> Result<(), super::BackendError>,
     ) {
-        if self.dead.load(Ordering::SeqCst) {
+        if self.is_dead() {
             return;
         }
         if let Err(error) = call(control.backend.as_mut()) {

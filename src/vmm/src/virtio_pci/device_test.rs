@@ -418,14 +418,49 @@ fn configuration_changes_have_a_generation() {
 fn dead_device_is_seen_and_stays_dead() {
     let driver = Driver::new(2);
     driver.start();
+    driver.enable_msix();
+    driver.device.set_dead();
+    driver.device.set_dead();
+    assert_ne!(driver.status() & status::NEEDS_RESET, 0);
+    let message = |data| Interrupt::Message(0xfee0_0000, data);
+    assert_eq!(driver.interrupts(), [message(0x40), message(0x41), message(0x42)]);
+    assert_eq!(driver.backend.take(), []);
+    // A driver waits for the end of a reset, and is then refused.
+    driver.set_status(0);
+    assert_eq!(driver.status(), 0);
+    assert!(!driver.negotiate(F_VERSION_1));
+    assert_ne!(driver.status() & status::NEEDS_RESET, 0);
+    driver.set_up_queue(0);
+    driver.set_status(0x0f);
+    assert_eq!(driver.backend.take(), []);
+}
+
+#[test]
+fn queues_of_a_dead_device_are_broken_for_whoever_polls_them() {
+    let driver = Driver::new(2);
+    driver.start();
+    // Index 64 is entry 0 again: the queues have 64 descriptors.
+    driver.memory.write(0x1000 + 0x2002, &64u16.to_le_bytes()).unwrap();
+    driver.device.set_dead();
+    for (used, index) in [(0x3000, 65u16), (0x7000, 1)] {
+        assert_eq!(driver.memory.read_u16(used + 2), Ok(index));
+        assert_eq!(driver.memory.read_u64(used + 4), Ok(0xffff_ffff));
+    }
+    driver.set_status(0);
+    driver.memory.write(0x3000, &[0; 12]).unwrap();
+    driver.device.set_dead();
+    assert_eq!(driver.memory.read_u64(0x3004), Ok(0), "memory is the driver's again after a reset");
+}
+
+#[test]
+fn device_that_dies_while_it_is_being_reset_lets_the_driver_go_on() {
+    let driver = Driver::new(2);
+    driver.start();
     driver.backend.broken.store(true, Ordering::SeqCst);
     driver.set_status(0);
-    assert_ne!(driver.status() & status::NEEDS_RESET, 0);
-    driver.backend.broken.store(false, Ordering::SeqCst);
-    driver.negotiate(F_VERSION_1);
-    driver.set_up_queue(0);
-    assert_eq!(driver.backend.take(), []);
-    assert_ne!(driver.status() & status::NEEDS_RESET, 0);
+    assert!(driver.device.is_dead());
+    assert_eq!(driver.status(), 0);
+    assert!(!driver.negotiate(F_VERSION_1));
 }
 
 #[test]

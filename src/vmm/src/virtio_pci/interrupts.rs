@@ -1,8 +1,9 @@
 //! A device's interrupts: a vector for each queue and for configuration changes with MSI-X, otherwise the ISR status
 //! register and INTx (virtio 1.2 §4.1.5).
 
+use super::QueueConfig;
 use crate::interrupt::InterruptController;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MemoryError};
 use crate::pci::{Msix, NO_VECTOR};
 use std::sync::Arc;
 
@@ -10,8 +11,11 @@ use std::sync::Arc;
 const ISR_QUEUE: u8 = 1 << 0;
 /// ISR status: the configuration changed.
 const ISR_CONFIG: u8 = 1 << 1;
-/// Offset of the index in a used ring (§2.7.8).
+/// Offsets of the index and of the entries in a used ring (§2.7.8).
 const USED_INDEX: u64 = 2;
+const USED_ENTRIES: u64 = 4;
+/// A used entry that no driver can take for one of its own: no table has so many descriptors.
+const IMPOSSIBLE_ENTRY: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 /// What a device has to tell its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,8 +30,31 @@ pub(super) struct Cause {
 
 struct Queue {
     vector: u16,
-    /// Where the used ring's index is, and what it was at the last interrupt; only while the queue is enabled.
-    used: Option<(u64, u16)>,
+    /// Only while the queue is enabled.
+    used: Option<UsedRing>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct UsedRing {
+    address: u64,
+    size: u16,
+    /// The index at the last interrupt.
+    last: u16,
+}
+
+impl UsedRing {
+    /// An index that cannot be read was never written: the device checked the same addresses.
+    fn index(&self, memory: &dyn GuestMemory) -> u16 {
+        memory.read_u16(self.address.saturating_add(USED_INDEX)).unwrap_or(self.last)
+    }
+
+    fn spoil(&self, memory: &dyn GuestMemory) -> Result<(), MemoryError> {
+        let index = self.index(memory);
+        let place = USED_ENTRIES + 8 * u64::from(index % self.size.max(1));
+        memory.write(self.address.saturating_add(place), &IMPOSSIBLE_ENTRY)?;
+        let next = index.wrapping_add(1).to_le_bytes();
+        memory.write(self.address.saturating_add(USED_INDEX), &next)
+    }
 }
 
 /// The interrupt state.
@@ -126,10 +153,21 @@ impl Interrupts {
         if self.msix.has_vector(vector) { vector } else { NO_VECTOR }
     }
 
-    /// Queue `queue` was enabled with its used ring at `used`.
-    pub(super) fn enable_queue(&mut self, queue: u16, used: u64) {
+    /// Queue `queue` was enabled with this configuration.
+    pub(super) fn enable_queue(&mut self, queue: u16, config: &QueueConfig) {
         if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
-            queue.used = Some((used.saturating_add(USED_INDEX), 0));
+            queue.used = Some(UsedRing { address: config.used, size: config.size, last: 0 });
+        }
+    }
+
+    /// Nobody serves the queues any more. What is in them will not be completed, and a driver may not assume that it
+    /// will (§2.1.2); but some poll for it all the same, Linux's console with interrupts off. So each used ring gets an
+    /// entry that cannot be true, by which every driver takes the queue for broken: polling ends, new requests fail.
+    pub(super) fn spoil_queues(&mut self) {
+        for used in self.queues.iter().filter_map(|queue| queue.used) {
+            if let Err(error) = used.spoil(self.memory.as_ref()) {
+                tracing::debug!(%error, "A used ring of a dead device");
+            }
         }
     }
 
@@ -173,11 +211,10 @@ impl Interrupts {
             if lanes != 0 && lanes & (1 << (index % 4)) == 0 {
                 continue;
             }
-            let Some((address, last)) = &mut queue.used else { continue };
             if !exact {
-                // An index that cannot be read was never written: the device checked the same addresses.
-                let now = self.memory.read_u16(*address).unwrap_or(*last);
-                if std::mem::replace(last, now) == now {
+                let Some(used) = &mut queue.used else { continue };
+                let now = used.index(self.memory.as_ref());
+                if std::mem::replace(&mut used.last, now) == now {
                     continue;
                 }
             }

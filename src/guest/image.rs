@@ -2,6 +2,7 @@
 
 use crate::args::{GuestType, ImageBuildArgs};
 use crate::outcome::{EXIT_FAILURE, Outcome};
+use crate::platform;
 use anyhow::{Context as _, bail};
 use images::{BuildOptions, Progress, Store};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -98,6 +99,9 @@ pub(crate) fn build(
             store.path(args.guest_type.name())?.display()
         );
     }
+    if let Some(refused) = args.force.then(|| in_use(args.guest_type)).flatten() {
+        return Ok(refused);
+    }
     install_missing_tools(args.yes)?;
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
         .context("The progress bar's template")?;
@@ -142,6 +146,14 @@ pub(crate) fn ensure(
         ImageOutcome::Failed(reason) => bail!(reason),
         _ => Ok(()),
     }
+}
+
+/// A package whose disks somebody uses is neither removed nor replaced: what its guest writes from then on would be lost.
+fn in_use(guest_type: GuestType) -> Option<ImageOutcome> {
+    let disks = platform::locked_disks(guest_type);
+    (!disks.is_empty()).then(|| {
+        ImageOutcome::Failed(format!("{}; `guest stop {guest_type}` first", disks.join("\n")))
+    })
 }
 
 fn install_missing_tools(yes: bool) -> anyhow::Result<()> {
@@ -198,6 +210,9 @@ pub(crate) fn list(store: &Store) -> ImageOutcome {
 
 /// Removes a package.
 pub(crate) fn remove(store: &Store, guest_type: GuestType) -> ImageOutcome {
+    if let Some(refused) = in_use(guest_type) {
+        return refused;
+    }
     match store.remove(guest_type.name()) {
         Ok(()) => ImageOutcome::Removed(guest_type.to_string()),
         Err(e) => ImageOutcome::Failed(e.to_string()),

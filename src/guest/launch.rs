@@ -33,6 +33,15 @@ pub(crate) enum LaunchOutcome {
     Interrupted,
 }
 
+impl LaunchOutcome {
+    /// Whether the guest's components have logged why it came to this.
+    pub(crate) fn has_reasons_in_the_log(&self) -> bool {
+        matches!(self, Self::LaunchFailure(_) | Self::GuestFailed(_))
+            && *self
+                != Self::LaunchFailure(fvirt::GuestManagerError::AlreadyRunning.into_primitive())
+    }
+}
+
 impl Outcome for LaunchOutcome {
     fn exit_code(&self) -> u8 {
         match self {

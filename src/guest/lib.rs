@@ -25,7 +25,9 @@ use args::{
     Args, BalloonCommand, Command, GuestType, ImageArgs, LaunchArgs, MemCommand, SocatCommand,
 };
 use attach::Port;
-use fidl_fuchsia_virtualization::GuestManagerProxy;
+use fidl_fuchsia_virtualization::{GuestManagerError, GuestManagerProxy};
+use fuchsia_zircon as zx;
+use launch::LaunchOutcome;
 use outcome::{EXIT_FAILURE, EXIT_USAGE};
 use platform::{Interrupts, Platform};
 use spelling::Output;
@@ -140,7 +142,15 @@ async fn launch(args: &LaunchArgs, output: Output) -> anyhow::Result<u8> {
     image::ensure(&platform::store()?, args.guest_type, args.yes, interrupts.flag())?;
     let platform = Platform::start()?;
     let manager = platform.manager(args.guest_type)?.context("the system has no guest managers")?;
+    let begin = zx::Time::get_monotonic();
     let outcome = launch::launch(args, &manager, interrupts.stream()).await?;
+    if outcome.has_reasons_in_the_log() {
+        let reasons = platform.errors_since(args.guest_type, begin).await;
+        reasons.iter().for_each(|reason| eprintln!("{reason}"));
+    }
+    if outcome == LaunchOutcome::LaunchFailure(GuestManagerError::StartFailure.into_primitive()) {
+        platform::locked_disks(args.guest_type).iter().for_each(|disk| eprintln!("{disk}"));
+    }
     Ok(outcome::print(&outcome, output)?)
 }
 

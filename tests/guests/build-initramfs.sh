@@ -1,14 +1,16 @@
 #!/bin/sh
-# Builds a small Linux guest for boot tests: Debian's cloud kernel and an initramfs of busybox and the kernel's virtio
-# modules, from Debian packages, without root.
+# Builds a small Linux guest for boot tests: Debian's cloud kernel and an initramfs of busybox, the kernel's virtio
+# modules and probe.c, from Debian packages and with the C compiler that Rust links with, without root.
 #
 #   build-initramfs.sh OUTPUT [KERNEL_PACKAGE]
 #
 # Writes OUTPUT/vmlinuz and OUTPUT/initramfs.cpio.gz. On the kernel command line of the guest:
 #   guest.run=COMMAND   run COMMAND (spaces as commas) instead of a shell, then power off
 #   guest.modules=off   load no virtio modules
+#   guest.console=TTY   run on this terminal instead of the console
 set -eu
 
+source=$(cd "$(dirname "$0")" && pwd)/probe.c
 output=${1:?usage: build-initramfs.sh OUTPUT [KERNEL_PACKAGE]}
 newest=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
 package=${2:-$newest}
@@ -34,6 +36,7 @@ root=$work/root
 mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/sys "$root"/tmp "$root"/run "$root"/mnt "$root"/modules
 cp busybox-static/bin/busybox "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
+cc -O2 -static -o "$root/bin/probe" "$source"
 
 # In the order in which they must be loaded; those that a flavour has built in are missing here.
 modules="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
@@ -56,16 +59,21 @@ mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 run=
 modules=on
+console=
 for word in $(cat /proc/cmdline); do
     case $word in
         guest.run=*) run=$(echo "${word#guest.run=}" | tr , ' ') ;;
         guest.modules=*) modules=${word#guest.modules=} ;;
+        guest.console=*) console=${word#guest.console=} ;;
     esac
 done
 if [ "$modules" = on ]; then
     for module in /modules/*.ko; do
         insmod "$module"
     done
+fi
+if [ -n "$console" ]; then
+    exec <"/dev/$console" >"/dev/$console" 2>&1
 fi
 echo "guest: up after $(cut -d' ' -f1 /proc/uptime) s on $(grep -c ^processor /proc/cpuinfo) CPUs"
 if [ -n "$run" ]; then

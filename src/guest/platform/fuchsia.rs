@@ -5,6 +5,7 @@ use crate::logs::LogsOutcome;
 use anyhow::bail;
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_component::client::connect_to_protocol_at_path;
+use fuchsia_zircon as zx;
 use futures::Stream;
 use std::io;
 
@@ -39,6 +40,16 @@ impl Platform {
     pub(crate) async fn logs(&self, _guest: Option<GuestType>) -> anyhow::Result<LogsOutcome> {
         bail!("the system keeps the logs; `ffx log` or `log_listener` show them")
     }
+
+    /// None: the system keeps the logs.
+    pub(crate) async fn errors_since(&self, _guest: GuestType, _begin: zx::Time) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// None: nobody else can open the disks of a package.
+pub(crate) fn locked_disks(_guest: GuestType) -> Vec<String> {
+    Vec::new()
 }
 
 /// The signals that ask this process to end: Fuchsia has none.

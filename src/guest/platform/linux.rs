@@ -4,20 +4,29 @@ use crate::args::GuestType;
 use crate::logs::{LogLine, LogsOutcome, severity_name};
 use anyhow::Context as _;
 use component_manager::client::Connection;
+use component_manager::image_lock;
 use fidl::endpoints::create_proxy;
 use fidl_fuchsia_virtualization as fvirt;
 use fidl_guest_host as fhost;
+use fuchsia_async as fasync;
 use fuchsia_component::client::connect_to_named_protocol_at_dir_root;
+use fuchsia_zircon as zx;
 use futures::Stream;
 use futures::channel::mpsc;
 use images::Store;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+/// The severity of an error in `fuchsia.diagnostics.types`.
+const ERROR_SEVERITY: u8 = 0x50;
+/// How long a line takes at most from a component to the log.
+const LOG_DELAY: zx::Duration = zx::Duration::from_millis(200);
 
 /// The way to the guests' managers.
 pub(crate) struct Platform(Option<Connection>);
@@ -53,25 +62,51 @@ impl Platform {
 
     /// What the components of a guest, or of all, have logged.
     pub(crate) async fn logs(&self, guest: Option<GuestType>) -> anyhow::Result<LogsOutcome> {
-        let mut lines = Vec::new();
-        let Some(connection) = &self.0 else { return Ok(LogsOutcome { lines }) };
+        let records = self.records(guest, 0).await?;
+        let lines = records.into_iter().map(|record| LogLine {
+            time_nanos: record.time,
+            severity: severity_name(record.severity),
+            moniker: record.moniker,
+            message: record.message,
+        });
+        Ok(LogsOutcome { lines: lines.collect() })
+    }
+
+    /// The errors that a guest's components have logged since `begin`, for a person whose command has just failed. A line of a
+    /// component that has just failed may still be on its way: it has a moment.
+    pub(crate) async fn errors_since(&self, guest: GuestType, begin: zx::Time) -> Vec<String> {
+        let deadline = zx::Time::after(LOG_DELAY);
+        loop {
+            let records = self.records(Some(guest), ERROR_SEVERITY).await.unwrap_or_default();
+            let new = records.into_iter().filter(|record| record.time >= begin.into_nanos());
+            let messages: Vec<_> = new.map(|record| record.message).collect();
+            if !messages.is_empty() || zx::Time::get_monotonic() >= deadline {
+                return messages;
+            }
+            fasync::Timer::new(zx::Time::after(LOG_DELAY / 20)).await;
+        }
+    }
+
+    async fn records(
+        &self,
+        guest: Option<GuestType>,
+        min_severity: u8,
+    ) -> anyhow::Result<Vec<fhost::LogRecord>> {
+        let mut all = Vec::new();
+        let Some(connection) = &self.0 else { return Ok(all) };
         let (iterator, server) = create_proxy::<fhost::LogIteratorMarker>();
         let options = fhost::LogOptions {
             moniker: guest.map(|guest| format!("{guest}-guest-manager")),
+            min_severity: Some(min_severity),
             ..Default::default()
         };
         connection.control().read_logs(&options, server)?;
         loop {
             let records = iterator.next().await.context("The component manager went away")?;
             if records.is_empty() {
-                return Ok(LogsOutcome { lines });
+                return Ok(all);
             }
-            lines.extend(records.into_iter().map(|record| LogLine {
-                time_nanos: record.time,
-                severity: severity_name(record.severity),
-                moniker: record.moniker,
-                message: record.message,
-            }));
+            all.extend(records);
         }
     }
 }
@@ -82,6 +117,21 @@ pub(crate) fn store() -> anyhow::Result<Store> {
         "Neither XDG_DATA_HOME nor HOME is set, so there is no place for guest packages",
     )?;
     Ok(Store::new(data.join("packages")))
+}
+
+/// The disks of a guest's package that somebody has locked, in words.
+pub(crate) fn locked_disks(guest: GuestType) -> Vec<String> {
+    let Ok(package) = store().and_then(|store| Ok(store.path(guest.name())?)) else {
+        return Vec::new();
+    };
+    let files = fs::read_dir(package.join("data")).into_iter().flatten().flatten();
+    let locked = files.filter_map(|file| {
+        let holders = image_lock::holders(&file.path());
+        let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+        (!names.is_empty())
+            .then(|| format!("{} is in use by {}", file.path().display(), names.join(", ")))
+    });
+    locked.collect()
 }
 
 /// The signals that ask this process to end, as a stream for async code and a flag for the rest.

@@ -3,6 +3,7 @@
 
 use crate::environment::Environment;
 use crate::merge::{self, HostResources};
+use crate::package::PackageError;
 use crate::state::{Idle, State};
 use crate::{memory_pressure, package, problems};
 use fidl::endpoints::{Proxy as _, ServerEnd};
@@ -17,6 +18,9 @@ use std::cell::Cell;
 use std::mem;
 use std::rc::Rc;
 use tracing::{error, info, warn};
+
+/// How long the devices of a guest that has ended may take to let go of its disks.
+const LAST_BREATH: zx::Duration = zx::Duration::from_seconds(1);
 
 /// What happens to the manager.
 #[derive(Debug)]
@@ -178,9 +182,12 @@ impl<E: Environment + 'static> GuestManager<E> {
         user: fvirt::GuestConfig,
     ) -> Result<(fvirt::GuestConfig, u64, fvirt::GuestLifecycleProxy), fvirt::GuestManagerError>
     {
-        let base = package::load(&self.package).await.map_err(|e| {
+        let base = self.load_package().await.map_err(|e| {
             error!("{e}");
-            fvirt::GuestManagerError::BadConfig
+            match e {
+                PackageError::InUse { .. } => fvirt::GuestManagerError::StartFailure,
+                _ => fvirt::GuestManagerError::BadConfig,
+            }
         })?;
         let config = merge::finish(merge::merge(base, user), self.host).map_err(|e| {
             error!("The guest's configuration cannot be used: {e}");
@@ -191,6 +198,20 @@ impl<E: Environment + 'static> GuestManager<E> {
             fvirt::GuestManagerError::StartFailure
         })?;
         Ok((config, connection, lifecycle))
+    }
+
+    /// The package's configuration. Where a guest ran before, its devices' last breath may still hold the disks: they have a moment.
+    async fn load_package(&self) -> Result<fvirt::GuestConfig, PackageError> {
+        let patience = if self.connections > 0 { LAST_BREATH } else { zx::Duration::from_nanos(0) };
+        let deadline = zx::Time::after(patience);
+        loop {
+            match package::load(&self.package).await {
+                Err(PackageError::InUse { .. }) if zx::Time::get_monotonic() < deadline => {
+                    fasync::Timer::new(zx::Time::after(LAST_BREATH / 100)).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// The connection to the VMM, made if there is none.

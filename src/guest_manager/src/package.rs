@@ -18,6 +18,11 @@ const MAX_CONFIG_BYTES: usize = 64 * 1024;
 pub(crate) enum PackageError {
     #[error("{path} in the guest package cannot be opened: {status}")]
     Open { path: String, status: zx::Status },
+    #[error(
+        "{path} in the guest package is in use by another guest or program; stop that, or open the disk with `ro` or \
+         `volatile` in both"
+    )]
+    InUse { path: String },
     #[error("{path} in the guest package cannot be read: {source}")]
     Fidl { path: String, source: fidl::Error },
     #[error("{CONFIG_PATH} in the guest package is larger than {MAX_CONFIG_BYTES} bytes")]
@@ -88,10 +93,12 @@ async fn open_block(
         fvirt::BlockMode::ReadOnly | fvirt::BlockMode::VolatileWrite => fio::PERM_READABLE,
     };
     let format = match option.format {
-        BlockFormat::File => fvirt::BlockFormat::File(open(package, &option.path, flags).await?),
+        BlockFormat::File => {
+            fvirt::BlockFormat::File(open_locked(package, &option.path, flags).await?)
+        }
         BlockFormat::Qcow => open_chain(package, &option.path, flags).await?,
         BlockFormat::Block => {
-            let file = open(package, &option.path, flags).await?;
+            let file = open_locked(package, &option.path, flags).await?;
             fvirt::BlockFormat::Block(ClientEnd::new(file.into_channel()))
         }
     };
@@ -114,15 +121,57 @@ pub(crate) async fn open(
     path: &str,
     flags: fio::Flags,
 ) -> Result<ClientEnd<fio::FileMarker>, PackageError> {
+    let file = open_checked(package, path, flags).await?;
+    into_client(file, path)
+}
+
+/// Opens a disk, and locks it: alone if it is to be written, with others that read it otherwise. The lock is the open file's, so it is
+/// the device's that gets it, for as long as that lives.
+pub(crate) async fn open_locked(
+    package: &fio::DirectoryProxy,
+    path: &str,
+    flags: fio::Flags,
+) -> Result<ClientEnd<fio::FileMarker>, PackageError> {
+    let file = open_checked(package, path, flags).await?;
+    let kind = match flags.contains(fio::PERM_WRITABLE) {
+        true => fio::AdvisoryLockType::Write,
+        false => fio::AdvisoryLockType::Read,
+    };
+    let request = fio::AdvisoryLockRequest { type_: Some(kind), ..Default::default() };
+    match file.advisory_lock(&request).await.map_err(|error| closed(path, error))? {
+        Ok(()) => {}
+        Err(raw) => match zx::Status::from_raw(raw) {
+            zx::Status::BAD_STATE | zx::Status::SHOULD_WAIT => {
+                return Err(PackageError::InUse { path: path.to_owned() });
+            }
+            // A file that nobody can change, as in a package on Fuchsia, has no locks and needs none.
+            zx::Status::NOT_SUPPORTED => {}
+            status => return Err(PackageError::Open { path: path.to_owned(), status }),
+        },
+    }
+    into_client(file, path)
+}
+
+async fn open_checked(
+    package: &fio::DirectoryProxy,
+    path: &str,
+    flags: fio::Flags,
+) -> Result<fio::FileProxy, PackageError> {
     let file = open_proxy(package, path, flags)?;
     match file.get_attributes(fio::NodeAttributesQuery::empty()).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(_)) => Ok(file),
         Ok(Err(raw)) => {
             let status = zx::Status::from_raw(raw);
-            return Err(PackageError::Open { path: path.to_owned(), status });
+            Err(PackageError::Open { path: path.to_owned(), status })
         }
-        Err(error) => return Err(closed(path, error)),
+        Err(error) => Err(closed(path, error)),
     }
+}
+
+fn into_client(
+    file: fio::FileProxy,
+    path: &str,
+) -> Result<ClientEnd<fio::FileMarker>, PackageError> {
     let channel = file
         .into_channel()
         .map_err(|_| PackageError::Open { path: path.to_owned(), status: zx::Status::BAD_STATE })?;

@@ -6,7 +6,7 @@ use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_zircon as zx;
 use qcow::BackingName;
 
-use crate::package::{PackageError, closed, open, open_proxy};
+use crate::package::{PackageError, closed, open_locked, open_proxy};
 
 /// Bytes of an image that hold its header and the name of its backing file, for every ordinary cluster size.
 const FRONT_BYTES: usize = 64 * 1024;
@@ -18,7 +18,7 @@ pub(crate) async fn open_chain(
     path: &str,
     flags: fio::Flags,
 ) -> Result<fvirt::BlockFormat, PackageError> {
-    let mut files = vec![open(package, path, flags).await?];
+    let mut files = vec![open_locked(package, path, flags).await?];
     let mut path = path.to_owned();
     while let Ok(Some(backing)) = BackingName::read(&read_front(package, &path).await?) {
         let refused = |status| PackageError::Open { path: backing.name.clone(), status };
@@ -27,7 +27,7 @@ pub(crate) async fn open_chain(
         }
         path = beside(&path, &backing.name).ok_or_else(|| refused(zx::Status::ACCESS_DENIED))?;
         // Backing files are shared between overlays: nobody writes them.
-        files.push(open(package, &path, fio::PERM_READABLE).await?);
+        files.push(open_locked(package, &path, fio::PERM_READABLE).await?);
         if backing.format.as_deref() == Some("raw") {
             break;
         }

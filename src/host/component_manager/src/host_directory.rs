@@ -1,5 +1,6 @@
 //! Directories of this machine's file system, shown over `fuchsia.io`: packages (to be read) and storage (to be written, too).
 
+use crate::image_lock::{self, ImageUse};
 use fidl_fuchsia_io as fio;
 use fuchsia_zircon::{self as zx, Status};
 use rustix::fd::{AsFd, OwnedFd};
@@ -234,6 +235,14 @@ impl File for HostFile {
             return Err(Status::ACCESS_DENIED);
         }
         backing_memory(self.fd.as_fd(), flags)
+    }
+
+    fn advisory_lock(&self, kind: fio::AdvisoryLockType) -> Result<(), Status> {
+        match kind {
+            fio::AdvisoryLockType::Read => image_lock::lock(&self.fd, ImageUse::Read),
+            fio::AdvisoryLockType::Write => image_lock::lock(&self.fd, ImageUse::Write),
+            fio::AdvisoryLockType::Unlock => image_lock::unlock(&self.fd),
+        }
     }
 
     fn abilities(&self) -> fio::Operations {

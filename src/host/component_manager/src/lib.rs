@@ -13,6 +13,7 @@ pub mod control;
 pub mod daemon;
 pub mod decl;
 mod host_directory;
+pub mod image_lock;
 pub mod log;
 pub mod manager;
 pub mod model;

@@ -142,8 +142,8 @@ impl FileConnection {
             fio::FileRequest::LinkInto { responder, .. } => {
                 responder.send(Err(Status::NOT_SUPPORTED.into_raw()))?;
             }
-            fio::FileRequest::AdvisoryLock { request: _, responder } => {
-                responder.send(Err(Status::NOT_SUPPORTED.into_raw()))?;
+            fio::FileRequest::AdvisoryLock { request, responder } => {
+                responder.send(self.advisory_lock(&request).map_err(Status::into_raw))?;
             }
         })
     }
@@ -211,6 +211,20 @@ impl FileConnection {
     fn resize(&self, length: u64) -> Result<(), Status> {
         self.need(fio::Operations::WRITE_BYTES)?;
         self.file.resize(length)
+    }
+
+    fn advisory_lock(&self, request: &fio::AdvisoryLockRequest) -> Result<(), Status> {
+        let kind = request.type_.ok_or(Status::INVALID_ARGS)?;
+        match kind {
+            fio::AdvisoryLockType::Read => self.need(fio::Operations::READ_BYTES)?,
+            fio::AdvisoryLockType::Write => self.need(fio::Operations::WRITE_BYTES)?,
+            fio::AdvisoryLockType::Unlock => {}
+        }
+        // Parts of files are not locked here, and a server that waits for one client would keep the others waiting.
+        if request.range.is_some() || request.wait == Some(true) {
+            return Err(Status::NOT_SUPPORTED);
+        }
+        self.file.advisory_lock(kind)
     }
 
     fn backing_memory(&self, flags: fio::VmoFlags) -> Result<zx::Vmo, Status> {

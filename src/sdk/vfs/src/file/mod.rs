@@ -71,6 +71,15 @@ pub trait File: Send + Sync + 'static {
         Err(Status::NOT_SUPPORTED)
     }
 
+    /// Locks the whole file against others, or lets go of it; does not wait. The lock is this file's, as are all connections to it,
+    /// and ends with it.
+    ///
+    /// # Errors
+    /// `BAD_STATE` if somebody else has a lock in the way, `NOT_SUPPORTED` if it has no locks.
+    fn advisory_lock(&self, _kind: fio::AdvisoryLockType) -> Result<(), Status> {
+        Err(Status::NOT_SUPPORTED)
+    }
+
     /// What can be done with it, by whoever has the rights.
     fn abilities(&self) -> fio::Operations {
         fio::Operations::READ_BYTES | fio::Operations::GET_ATTRIBUTES

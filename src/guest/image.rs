@@ -91,16 +91,17 @@ pub(crate) fn build(
     args: &ImageBuildArgs,
     canceled: Box<dyn Fn() -> bool>,
 ) -> anyhow::Result<ImageOutcome> {
-    if args.guest_type != GuestType::Debian {
+    if args.guest_type == GuestType::Termina {
         bail!(
-            "only the debian package is built from an archive; a {} package is a directory {}/data \
-             with guest.cfg and what it names",
-            args.guest_type,
+            "the termina package is not built here: it is a directory {}/data with guest.cfg and what it names",
             store.path(args.guest_type.name())?.display()
         );
     }
     if let Some(refused) = args.force.then(|| in_use(args.guest_type)).flatten() {
         return Ok(refused);
+    }
+    if args.guest_type == GuestType::Zircon {
+        return Ok(outcome(images::build_zircon(store, args.force)));
     }
     install_missing_tools(args.yes)?;
     let style = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
@@ -115,10 +116,14 @@ pub(crate) fn build(
     };
     let result = images::build(store, &options, &mut progress);
     bar.finish_and_clear();
-    Ok(match result {
+    Ok(outcome(result))
+}
+
+fn outcome(result: Result<PathBuf, images::Error>) -> ImageOutcome {
+    match result {
         Ok(path) => ImageOutcome::Built(path),
         Err(e) => ImageOutcome::Failed(e.to_string()),
-    })
+    }
 }
 
 /// Builds what a launch needs and the user does not have yet.
@@ -131,10 +136,12 @@ pub(crate) fn ensure(
     if store.contains(guest_type.name())? {
         return Ok(());
     }
-    eprintln!(
-        "There is no {guest_type} package yet. Building it takes about a minute, 100 MB of downloads and 400 MB of \
-         disk, once."
-    );
+    if guest_type == GuestType::Debian {
+        eprintln!(
+            "There is no debian package yet. Building it takes about a minute, 100 MB of downloads and 400 MB of \
+             disk, once."
+        );
+    }
     let args = ImageBuildArgs {
         guest_type,
         package: Vec::new(),

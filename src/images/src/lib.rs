@@ -1,6 +1,7 @@
-//! Guest packages on Linux: the store in the user's data directory, and the builder that makes the `debian` package
-//! from Debian's archive with well-kept tools (`mmdebstrap`, `dpkg-deb`, `mke2fs`), as root or not. What may enter is
-//! knowledge of how a package is laid out and made; running one is the guest manager's business.
+//! Guest packages on Linux: the store in the user's data directory, the builder that makes the `debian` package from
+//! Debian's archive with well-kept tools (`mmdebstrap`, `dpkg-deb`, `mke2fs`), as root or not, and the `zircon` package,
+//! whose kernel is built with this crate. What may enter is knowledge of how a package is laid out and made; running one
+//! is the guest manager's business.
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
@@ -10,11 +11,13 @@ mod error;
 mod initramfs;
 mod store;
 mod tools;
+mod zircon;
 
 pub use debian::{BuildOptions, build};
 pub use error::Error;
 pub use store::{Package, Staging, Store};
 pub use tools::{REQUIRED_TOOLS, Tool, install_command, missing};
+pub use zircon::build_zircon;
 
 /// What a build tells of its progress, from the thread that builds.
 pub trait Progress {

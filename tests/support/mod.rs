@@ -12,13 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Far longer than anything here takes, also on a machine that has much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The shell's prompt in the test guest.
-pub const PROMPT: &str = "guest# ";
+pub(crate) const PROMPT: &str = "guest# ";
 
 /// Kernel and initramfs, made once a test run.
-pub fn images() -> &'static Path {
+pub(crate) fn images() -> &'static Path {
     static IMAGES: OnceLock<PathBuf> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
@@ -30,12 +30,12 @@ pub fn images() -> &'static Path {
 }
 
 /// A user with a data directory, a runtime directory and a component manager of their own.
-pub struct User {
-    pub home: tempfile::TempDir,
+pub(crate) struct User {
+    pub(crate) home: tempfile::TempDir,
 }
 
 impl User {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         for directory in ["data", "run"] {
             fs::create_dir(home.path().join(directory)).unwrap();
@@ -44,14 +44,14 @@ impl User {
     }
 
     /// A user with a package of the test guest.
-    pub fn with_package(config: &str) -> Self {
+    pub(crate) fn with_package(config: &str) -> Self {
         let user = Self::new();
         user.add_package("debian", config);
         user
     }
 
     /// Adds a package of the test guest, as a guest of this type, and returns where its files are.
-    pub fn add_package(&self, guest: &str, config: &str) -> PathBuf {
+    pub(crate) fn add_package(&self, guest: &str, config: &str) -> PathBuf {
         let data = self.data(guest);
         fs::create_dir_all(&data).unwrap();
         for file in ["vmlinuz", "initramfs.cpio.gz"] {
@@ -64,11 +64,11 @@ impl User {
     }
 
     /// Where the files of a guest's package are.
-    pub fn data(&self, guest: &str) -> PathBuf {
+    pub(crate) fn data(&self, guest: &str) -> PathBuf {
         self.home.path().join(format!("data/guest/packages/{guest}_guest/data"))
     }
 
-    pub fn with_guest() -> Self {
+    pub(crate) fn with_guest() -> Self {
         Self::with_package(
             r#"{
                 "linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0",
@@ -77,7 +77,7 @@ impl User {
         )
     }
 
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest"));
         command
             .args(words)
@@ -86,12 +86,12 @@ impl User {
         command
     }
 
-    pub fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(words).stdin(Stdio::null()).output().unwrap()
     }
 
     /// A guest's status, as `guest list --machine json` has it.
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         let output = self.run(&["list", "--machine", "json"]);
         let list: Value = serde_json::from_slice(&output.stdout).unwrap();
         let guests = list["Summary"]["guests"].as_array().unwrap();
@@ -99,12 +99,12 @@ impl User {
         debian["status"].as_str().unwrap().to_owned()
     }
 
-    pub fn wait_for_status(&self, status: &str) {
+    pub(crate) fn wait_for_status(&self, status: &str) {
         wait_until(status, || self.status() == status);
     }
 
     /// The component manager and all its descendants, by name.
-    pub fn processes(&self) -> BTreeMap<u32, String> {
+    pub(crate) fn processes(&self) -> BTreeMap<u32, String> {
         let marker = format!("XDG_RUNTIME_DIR={}", self.home.path().join("run").display());
         let mut found = BTreeMap::new();
         let all = every_process();
@@ -129,13 +129,13 @@ impl User {
         }
     }
 
-    pub fn pid_of(&self, name: &str) -> u32 {
+    pub(crate) fn pid_of(&self, name: &str) -> u32 {
         let processes = self.processes();
         let found = processes.iter().find(|(_, process)| process.ends_with(name));
         *found.unwrap_or_else(|| panic!("no {name} in {processes:?}")).0
     }
 
-    pub fn kill(&self, signal: &str, pid: u32) {
+    pub(crate) fn kill(&self, signal: &str, pid: u32) {
         let killed = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
         assert!(killed.success());
     }
@@ -153,7 +153,7 @@ impl Drop for User {
 }
 
 /// Waits for something that will be.
-pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
         assert!(begin.elapsed() < PATIENCE, "not so in time: {what}");
@@ -161,18 +161,18 @@ pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-pub struct ProcessEntry {
-    pub pid: u32,
-    pub parent: u32,
+pub(crate) struct ProcessEntry {
+    pub(crate) pid: u32,
+    pub(crate) parent: u32,
     words: Vec<String>,
 }
 
-pub fn every_process() -> Vec<ProcessEntry> {
+pub(crate) fn every_process() -> Vec<ProcessEntry> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-pub fn process(pid: u32) -> Option<ProcessEntry> {
+pub(crate) fn process(pid: u32) -> Option<ProcessEntry> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     if status.lines().any(|line| line.starts_with("State:\tZ")) {
         return None;
@@ -184,14 +184,14 @@ pub fn process(pid: u32) -> Option<ProcessEntry> {
 }
 
 /// A session with a guest through pipes, as a script has it.
-pub struct Session {
-    pub child: Child,
+pub(crate) struct Session {
+    pub(crate) child: Child,
     output: ChildStdout,
     seen: String,
 }
 
 impl Session {
-    pub fn new(user: &User, words: &[&str]) -> Self {
+    pub(crate) fn new(user: &User, words: &[&str]) -> Self {
         let mut command = user.command(words);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Reads until `text` has come, and forgets what was before its end.
-    pub fn expect(&mut self, text: &str) -> String {
+    pub(crate) fn expect(&mut self, text: &str) -> String {
         let begin = Instant::now();
         loop {
             if let Some(index) = self.seen.find(text) {
@@ -214,13 +214,13 @@ impl Session {
         }
     }
 
-    pub fn type_line(&mut self, line: &str) {
+    pub(crate) fn type_line(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().unwrap();
         writeln!(input, "{line}").unwrap();
     }
 
     /// Reads to the end and returns the exit code.
-    pub fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         let mut rest = Vec::new();
         self.output.read_to_end(&mut rest).unwrap();
         self.child.wait().unwrap().code()

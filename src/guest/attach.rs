@@ -1,17 +1,20 @@
 //! `guest attach`: a terminal on a guest's console.
 
-use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
+use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
 use crate::terminal::{self, Input, Terminal};
 use anyhow::Context as _;
-use fidl::endpoints::create_proxy;
+use fidl::endpoints::{Proxy as _, create_proxy};
 use fidl_fuchsia_virtualization as fvirt;
-use fuchsia_async as fasync;
+use fuchsia_async::{self as fasync, TimeoutExt as _};
 use fuchsia_zircon as zx;
 use futures::future::{Either, select};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, pin_mut};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, Stream, StreamExt as _, pin_mut};
 use serde::Serialize;
 use std::fmt;
 use std::io;
+
+/// The guest's end follows its console's at once; a console that is closed for longer has ended by itself.
+const CONSOLE_ALONE: zx::Duration = zx::Duration::from_seconds(3);
 
 /// What `guest attach` comes to.
 #[derive(Debug, Serialize, PartialEq, Eq)]
@@ -19,6 +22,10 @@ pub(crate) enum AttachOutcome {
     Attached,
     NotRunning,
     AttachFailure(String),
+    /// The guest ended with an error meanwhile.
+    GuestFailed(String),
+    /// A signal asked this command to end; the guest goes on.
+    Interrupted,
 }
 
 impl Outcome for AttachOutcome {
@@ -26,7 +33,8 @@ impl Outcome for AttachOutcome {
         match self {
             Self::Attached => 0,
             Self::NotRunning => EXIT_NOT_RUNNING,
-            Self::AttachFailure(_) => EXIT_FAILURE,
+            Self::AttachFailure(_) | Self::GuestFailed(_) => EXIT_FAILURE,
+            Self::Interrupted => EXIT_INTERRUPTED,
         }
     }
 }
@@ -39,6 +47,8 @@ impl fmt::Display for AttachOutcome {
                 writeln!(f, "The guest is not running; `guest launch` starts it")
             }
             Self::AttachFailure(reason) => writeln!(f, "Cannot attach to the guest: {reason}"),
+            Self::GuestFailed(reason) => writeln!(f, "{}", failure_text(reason)),
+            Self::Interrupted => writeln!(f, "Interrupted; the guest goes on"),
         }
     }
 }
@@ -154,6 +164,7 @@ async fn copy_in(terminal: &mut Terminal, mut to: fasync::Socket) -> anyhow::Res
 pub(crate) async fn attach(
     manager: &fvirt::GuestManagerProxy,
     port: Port,
+    mut interrupts: impl Stream<Item = ()> + Unpin,
 ) -> anyhow::Result<AttachOutcome> {
     let info = manager.get_info().await.context("The guest's manager does not answer")?;
     let attachable = matches!(
@@ -172,13 +183,73 @@ pub(crate) async fn attach(
         Err(e) => return Ok(AttachOutcome::AttachFailure(format!("{e:#}"))),
     };
     let mut terminal = Terminal::open().context("The terminal cannot be made raw")?;
-    let end = session.run(&mut terminal).await?;
     let interactive = terminal.is_interactive();
+    let end = {
+        let run = session.run(&mut terminal);
+        pin_mut!(run);
+        match select(run, interrupts.next()).await {
+            Either::Left((end, _)) => end?,
+            Either::Right(_) => return Ok(AttachOutcome::Interrupted),
+        }
+    };
     drop(terminal);
-    if end == End::Detached && interactive {
-        eprintln!("\nDetached; the guest goes on.");
+    Ok(match end {
+        End::Detached => {
+            if interactive {
+                eprintln!("\nDetached; the guest goes on.");
+            }
+            AttachOutcome::Attached
+        }
+        End::OutputClosed => AttachOutcome::Attached,
+        End::GuestClosed => match failure(manager, &guest).await {
+            None => AttachOutcome::Attached,
+            Some(Failure::Guest(reason)) => AttachOutcome::GuestFailed(reason),
+            Some(Failure::Console(reason)) => AttachOutcome::AttachFailure(reason),
+        },
+    })
+}
+
+/// Why a console closed, where that was not the guest's good end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The guest has ended, for this reason.
+    Guest(String),
+    /// The console is gone, and the guest goes on.
+    Console(String),
+}
+
+/// What a person is told of a guest that ended with an error.
+pub(crate) fn failure_text(reason: &str) -> String {
+    format!(
+        "The guest has ended with an error: {reason}; `guest logs` says more, `guest launch` starts it again"
+    )
+}
+
+/// The guest has closed its console: what was it that ended, and was that an error?
+pub(crate) async fn failure(
+    manager: &fvirt::GuestManagerProxy,
+    guest: &fvirt::GuestProxy,
+) -> Option<Failure> {
+    let gone = async { guest.on_closed().await.is_ok() };
+    if !gone.on_timeout(zx::Time::after(CONSOLE_ALONE), || false).await {
+        let reason = "its console device has failed, and the guest goes on; `guest attach --serial` may still reach it, \
+                      `guest stop --force` ends it";
+        return Some(Failure::Console(reason.to_owned()));
     }
-    Ok(AttachOutcome::Attached)
+    let failed = |reason: &str| Some(Failure::Guest(reason.to_owned()));
+    let Ok(info) = ended(manager).await else {
+        return failed("its manager terminated unexpectedly");
+    };
+    match (info.guest_status, info.stop_error) {
+        (Some(fvirt::GuestStatus::VmmUnexpectedTermination), _) => {
+            failed("its VMM terminated unexpectedly")
+        }
+        // A manager that knows nothing of the guest is another one than that which started it.
+        (Some(fvirt::GuestStatus::NotStarted), _) => failed("its manager terminated unexpectedly"),
+        // Somebody else asked for it: not this command's failure.
+        (_, None | Some(fvirt::GuestError::ControllerForcedHalt)) => None,
+        (_, Some(error)) => failed(&format!("{error:?}")),
+    }
 }
 
 /// Waits until a guest whose channel has closed has ended for its manager, too, and returns what that says then.

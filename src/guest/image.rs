@@ -1,8 +1,8 @@
 //! `guest image`: building guest packages, with progress for a person who waits.
 
 use crate::args::{GuestType, ImageBuildArgs};
-use crate::outcome::{EXIT_FAILURE, Outcome};
-use crate::platform;
+use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, Outcome};
+use crate::platform::{self, Interrupts};
 use anyhow::{Context as _, bail};
 use images::{BuildOptions, Progress, Store};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,16 +25,21 @@ pub(crate) struct ImageSummary {
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub(crate) enum ImageOutcome {
     Built(PathBuf),
-    List { images: Vec<ImageSummary> },
+    List {
+        images: Vec<ImageSummary>,
+    },
     Removed(String),
     Failed(String),
+    /// A signal asked for an end; the store is as it was.
+    Interrupted,
 }
 
 impl Outcome for ImageOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => EXIT_FAILURE,
-            _ => 0,
+            Self::Interrupted => EXIT_INTERRUPTED,
+            Self::Built(_) | Self::List { .. } | Self::Removed(_) => 0,
         }
     }
 }
@@ -55,6 +60,7 @@ impl fmt::Display for ImageOutcome {
             }
             Self::Removed(name) => writeln!(f, "Removed {name}"),
             Self::Failed(reason) => writeln!(f, "{reason}"),
+            Self::Interrupted => writeln!(f, "Interrupted; nothing was left behind"),
         }
     }
 }
@@ -85,12 +91,8 @@ impl Progress for Bar {
     }
 }
 
-/// Builds a package. `canceled` is looked at while tools run.
-pub(crate) fn build(
-    store: &Store,
-    args: &ImageBuildArgs,
-    canceled: Box<dyn Fn() -> bool>,
-) -> anyhow::Result<ImageOutcome> {
+/// Builds a package, until a signal asks for an end.
+pub(crate) fn build(store: &Store, args: &ImageBuildArgs) -> anyhow::Result<ImageOutcome> {
     if args.guest_type == GuestType::Termina {
         bail!(
             "the termina package is not built here: it is a directory {}/data with guest.cfg and what it names",
@@ -108,6 +110,8 @@ pub(crate) fn build(
         .context("The progress bar's template")?;
     let bar = ProgressBar::new_spinner().with_style(style);
     bar.enable_steady_tick(Duration::from_millis(100));
+    // Not before: a question to a person, and the tool that installs others, end with the signal as everything does.
+    let canceled = Interrupts::take().context("Taking over signals")?.flag();
     let mut progress = Bar { bar: bar.clone(), canceled };
     let options = BuildOptions {
         root_bytes: args.root_size,
@@ -122,19 +126,19 @@ pub(crate) fn build(
 fn outcome(result: Result<PathBuf, images::Error>) -> ImageOutcome {
     match result {
         Ok(path) => ImageOutcome::Built(path),
+        Err(images::Error::Canceled) => ImageOutcome::Interrupted,
         Err(e) => ImageOutcome::Failed(e.to_string()),
     }
 }
 
-/// Builds what a launch needs and the user does not have yet.
+/// Builds what a launch needs and the user does not have yet. What it comes to is only worth telling if it is not a package.
 pub(crate) fn ensure(
     store: &Store,
     guest_type: GuestType,
     yes: bool,
-    canceled: Box<dyn Fn() -> bool>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<ImageOutcome>> {
     if store.contains(guest_type.name())? {
-        return Ok(());
+        return Ok(None);
     }
     if guest_type == GuestType::Debian {
         eprintln!(
@@ -149,10 +153,8 @@ pub(crate) fn ensure(
         force: false,
         yes,
     };
-    match build(store, &args, canceled)? {
-        ImageOutcome::Failed(reason) => bail!(reason),
-        _ => Ok(()),
-    }
+    let outcome = build(store, &args)?;
+    Ok((outcome.exit_code() != 0).then_some(outcome))
 }
 
 /// A package whose disks somebody uses is neither removed nor replaced: what its guest writes from then on would be lost.

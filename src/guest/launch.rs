@@ -1,12 +1,13 @@
 //! `guest launch`: start a guest, and by default stay with it.
 
 use crate::args::{GuestType, LaunchArgs};
-use crate::attach::{self, End, Port, Session};
-use crate::outcome::{EXIT_FAILURE, Outcome};
+use crate::attach::{self, End, Failure, Port, Session};
+use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, Outcome};
 use crate::terminal::Terminal;
 use anyhow::Context as _;
-use fidl::endpoints::{Proxy as _, create_proxy};
+use fidl::endpoints::create_proxy;
 use fidl_fuchsia_virtualization as fvirt;
+use fuchsia_zircon as zx;
 use futures::Stream;
 use futures::StreamExt as _;
 use futures::future::{Either, select};
@@ -46,8 +47,7 @@ impl Outcome for LaunchOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::LaunchCompleted => 0,
-            // 128 + SIGINT, as shells have it.
-            Self::Interrupted => 130,
+            Self::Interrupted => EXIT_INTERRUPTED,
             _ => EXIT_FAILURE,
         }
     }
@@ -58,7 +58,7 @@ impl fmt::Display for LaunchOutcome {
         match self {
             Self::LaunchCompleted => Ok(()),
             Self::AttachFailed(reason) => {
-                writeln!(f, "The guest runs, but its console cannot be had: {reason}")
+                writeln!(f, "The guest runs without this command: {reason}")
             }
             Self::RoutingError(guest) => writeln!(
                 f,
@@ -67,13 +67,14 @@ impl fmt::Display for LaunchOutcome {
                  //src/virtualization/bundles:{guest}_core_shards to its core shards."
             ),
             Self::FidlError(reason) => {
-                writeln!(f, "The guest's manager broke the connection: {reason}")
+                writeln!(
+                    f,
+                    "The guest's manager broke the connection: {reason}; `guest launch` starts another"
+                )
             }
             Self::LaunchFailure(code) => writeln!(f, "{}", failure_text(*code)),
-            Self::GuestFailed(error) => {
-                writeln!(f, "The guest has ended with an error: {error}; `guest logs` says more")
-            }
-            Self::Interrupted => writeln!(f, "Interrupted; the guest was stopped"),
+            Self::GuestFailed(reason) => writeln!(f, "{}", attach::failure_text(reason)),
+            Self::Interrupted => writeln!(f, "Interrupted; the guest does not run"),
         }
     }
 }
@@ -110,6 +111,10 @@ pub(crate) async fn launch(
     match launched {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Ok(LaunchOutcome::LaunchFailure(error.into_primitive())),
+        Err(fidl::Error::ClientChannelClosed { status: zx::Status::PEER_CLOSED, .. }) => {
+            return Ok(LaunchOutcome::FidlError("it terminated unexpectedly".to_owned()));
+        }
+        // Component manager's word that there is no way to a manager.
         Err(fidl::Error::ClientChannelClosed { .. }) => {
             return Ok(LaunchOutcome::RoutingError(args.guest_type.to_string()));
         }
@@ -151,25 +156,12 @@ async fn stay(
             Ok(LaunchOutcome::LaunchCompleted)
         }
         End::OutputClosed => Ok(LaunchOutcome::LaunchCompleted),
-        End::GuestClosed => ended(manager, guest).await,
+        End::GuestClosed => Ok(match attach::failure(manager, guest).await {
+            None => LaunchOutcome::LaunchCompleted,
+            Some(Failure::Guest(reason)) => LaunchOutcome::GuestFailed(reason),
+            Some(Failure::Console(reason)) => LaunchOutcome::AttachFailed(reason),
+        }),
     }
-}
-
-/// The guest has closed its console: how did it end?
-async fn ended(
-    manager: &fvirt::GuestManagerProxy,
-    guest: &fvirt::GuestProxy,
-) -> anyhow::Result<LaunchOutcome> {
-    guest.on_closed().await.context("Waiting for the guest to end")?;
-    let info = attach::ended(manager).await?;
-    Ok(match (info.guest_status, info.stop_error) {
-        (Some(fvirt::GuestStatus::VmmUnexpectedTermination), _) => {
-            LaunchOutcome::GuestFailed("its VMM terminated unexpectedly".to_owned())
-        }
-        // Somebody else asked for it: not this command's failure.
-        (_, None | Some(fvirt::GuestError::ControllerForcedHalt)) => LaunchOutcome::LaunchCompleted,
-        (_, Some(error)) => LaunchOutcome::GuestFailed(format!("{error:?}")),
-    })
 }
 
 async fn interrupted(manager: &fvirt::GuestManagerProxy) -> anyhow::Result<LaunchOutcome> {

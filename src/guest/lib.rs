@@ -21,9 +21,7 @@ mod terminal;
 
 use anyhow::Context as _;
 use argh::FromArgs as _;
-use args::{
-    Args, BalloonCommand, Command, GuestType, ImageArgs, LaunchArgs, MemCommand, SocatCommand,
-};
+use args::{Args, BalloonCommand, Command, GuestType, ImageArgs, LaunchArgs, MemCommand};
 use attach::Port;
 use fidl_fuchsia_virtualization::{GuestManagerError, GuestManagerProxy};
 use fuchsia_zircon as zx;
@@ -79,7 +77,9 @@ async fn execute(command: Command, output: Output) -> anyhow::Result<u8> {
         Command::Launch(args) => launch(&args, output).await?,
         Command::Attach(args) => {
             let port = if args.serial { Port::Serial } else { Port::Console };
-            outcome::print(&attach::attach(&manager(args.guest_type)?, port).await?, output)?
+            let interrupts = Interrupts::take().context("Taking over signals")?.stream();
+            let attached = attach::attach(&manager(args.guest_type)?, port, interrupts).await?;
+            outcome::print(&attached, output)?
         }
         Command::Stop(args) => {
             let hint = |hint: &str| eprintln!("{hint}");
@@ -107,16 +107,8 @@ async fn execute(command: Command, output: Output) -> anyhow::Result<u8> {
             outcome::print(&outcome, output)?
         }
         Command::Socat(args) => {
-            let outcome = match args.command {
-                SocatCommand::Connect(args) => {
-                    let manager = manager(args.guest_type)?;
-                    socat::connect(args.guest_type, &manager, args.guest_port).await
-                }
-                SocatCommand::Listen(args) => {
-                    let manager = manager(args.guest_type)?;
-                    socat::listen(args.guest_type, &manager, args.host_port).await
-                }
-            };
+            let interrupts = Interrupts::take().context("Taking over signals")?.stream();
+            let outcome = socat::run(&args.command, manager, interrupts).await?;
             outcome::print(&outcome, output)?
         }
         Command::Image(args) => image(&args, output)?,
@@ -137,9 +129,11 @@ fn manager(guest: GuestType) -> anyhow::Result<GuestManagerProxy> {
 }
 
 async fn launch(args: &LaunchArgs, output: Output) -> anyhow::Result<u8> {
-    let interrupts = Interrupts::take().context("Taking over signals")?;
     #[cfg(target_os = "linux")]
-    image::ensure(&platform::store()?, args.guest_type, args.yes, interrupts.flag())?;
+    if let Some(outcome) = image::ensure(&platform::store()?, args.guest_type, args.yes)? {
+        return Ok(outcome::print(&outcome, output)?);
+    }
+    let interrupts = Interrupts::take().context("Taking over signals")?;
     let platform = Platform::start()?;
     let manager = platform.manager(args.guest_type)?.context("the system has no guest managers")?;
     let begin = zx::Time::get_monotonic();
@@ -171,7 +165,7 @@ fn image(args: &ImageArgs, output: Output) -> anyhow::Result<u8> {
     use args::ImageCommand;
     let store = platform::store()?;
     let outcome = match &args.command {
-        ImageCommand::Build(args) => image::build(&store, args, Interrupts::take()?.flag())?,
+        ImageCommand::Build(args) => image::build(&store, args)?,
         ImageCommand::List(_) => image::list(&store),
         ImageCommand::Remove(args) => image::remove(&store, args.guest_type),
     };

@@ -22,6 +22,8 @@ mod components {
     use futures::future::LocalBoxFuture;
     use std::path::Path;
     use std::process::ExitCode;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     /// How a component is run to its end.
     pub(crate) enum Component {
@@ -57,6 +59,11 @@ mod components {
             // Component manager reads it, and knows the time and the component itself.
             let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
             log.without_time().with_target(false).init();
+        }
+        // A disk image at the limit of what a file may be is an I/O error of its guest's, not the end of its device.
+        let at_limit = Arc::new(AtomicBool::new(false));
+        if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, at_limit) {
+            eprintln!("Files at the size limit will end this process: {e}");
         }
         let result = match component {
             Component::Daemon(run) => run(),

@@ -5,6 +5,8 @@ use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write as _};
 
+/// Exit code: a signal asked the command to end, 128 + SIGINT as shells have it.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code: the guest is not running, or lacks what the command needs.
 pub(crate) const EXIT_NOT_RUNNING: u8 = 3;
 /// Exit code: the command line was not understood.

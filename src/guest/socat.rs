@@ -1,14 +1,14 @@
 //! `guest socat`: standard input and output on a vsock connection.
 
-use crate::args::GuestType;
-use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
+use crate::args::{GuestType, SocatCommand};
+use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
 use crate::terminal::{self, Input, Terminal};
 use fidl::endpoints::{create_proxy, create_request_stream};
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::future::{Either, select};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, pin_mut};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, Stream, StreamExt as _, pin_mut};
 use serde::Serialize;
 use std::fmt;
 
@@ -21,6 +21,8 @@ pub(crate) enum SocatOutcome {
     NoListener(u32),
     FailedToListen(u32),
     InternalFailure(String),
+    /// A signal asked this command to end.
+    Interrupted,
 }
 
 impl Outcome for SocatOutcome {
@@ -31,6 +33,7 @@ impl Outcome for SocatOutcome {
             Self::NoListener(_) | Self::FailedToListen(_) | Self::InternalFailure(_) => {
                 EXIT_FAILURE
             }
+            Self::Interrupted => EXIT_INTERRUPTED,
         }
     }
 }
@@ -48,7 +51,31 @@ impl fmt::Display for SocatOutcome {
                 writeln!(f, "Somebody else on the host listens on port {port} already")
             }
             Self::InternalFailure(reason) => writeln!(f, "The vsock device failed: {reason}"),
+            Self::Interrupted => writeln!(f, "Interrupted"),
         }
+    }
+}
+
+/// Runs a command of `guest socat`, until a signal asks for an end.
+pub(crate) async fn run(
+    command: &SocatCommand,
+    manager: impl Fn(GuestType) -> anyhow::Result<fvirt::GuestManagerProxy>,
+    mut interrupts: impl Stream<Item = ()> + Unpin,
+) -> anyhow::Result<SocatOutcome> {
+    let connected = async {
+        Ok(match command {
+            SocatCommand::Connect(args) => {
+                connect(args.guest_type, &manager(args.guest_type)?, args.guest_port).await
+            }
+            SocatCommand::Listen(args) => {
+                listen(args.guest_type, &manager(args.guest_type)?, args.host_port).await
+            }
+        })
+    };
+    pin_mut!(connected);
+    match select(connected, interrupts.next()).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Ok(SocatOutcome::Interrupted),
     }
 }
 
@@ -71,7 +98,7 @@ async fn endpoint(
 }
 
 /// Connects to a port on which the guest listens.
-pub(crate) async fn connect(
+async fn connect(
     guest_type: GuestType,
     manager: &fvirt::GuestManagerProxy,
     port: u32,
@@ -91,7 +118,7 @@ pub(crate) async fn connect(
 }
 
 /// Waits for the guest to connect to a port of the host, once.
-pub(crate) async fn listen(
+async fn listen(
     guest_type: GuestType,
     manager: &fvirt::GuestManagerProxy,
     port: u32,

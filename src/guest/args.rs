@@ -95,6 +95,8 @@ pub(crate) enum Command {
     name = "launch",
     example = "Debian with two CPUs and a GiB of memory:\n\
                  $ {command_name} debian --cpus 2 --memory 1073741824\n\
+               With its web server on this machine's port 8080:\n\
+                 $ {command_name} debian --forward 8080:80\n\
                In the background:\n\
                  $ {command_name} debian --detach",
     note = "The first launch of debian builds its package, which takes about a minute. Press Ctrl-] to detach."
@@ -109,6 +111,9 @@ pub(crate) struct LaunchArgs {
     /// whether there is a network device with the default settings
     #[argh(option)]
     pub(crate) default_net: Option<bool>,
+    /// a port of this machine that is the guest's: [tcp:|udp:][ADDRESS:]PORT:GUEST_PORT; may be repeated
+    #[argh(option, from_str_fn(forward))]
+    pub(crate) forward: Vec<fvirt::NetForward>,
     /// memory in bytes
     #[argh(option)]
     pub(crate) memory: Option<u64>,
@@ -156,6 +161,10 @@ pub(crate) struct LaunchArgs {
     pub(crate) yes: bool,
 }
 
+fn forward(text: &str) -> Result<fvirt::NetForward, String> {
+    net_forward::parse(text)
+}
+
 impl LaunchArgs {
     /// The overrides that were given; everything else stays the package's.
     pub(crate) fn config(&self) -> fvirt::GuestConfig {
@@ -164,6 +173,7 @@ impl LaunchArgs {
             cpus: self.cpus,
             guest_memory: self.memory,
             default_net: self.default_net,
+            net_forwards: (!self.forward.is_empty()).then(|| self.forward.clone()),
             virtio_balloon: self.virtio_balloon,
             virtio_console: self.virtio_console,
             virtio_gpu: self.virtio_gpu,

@@ -24,6 +24,10 @@ pub(crate) struct HostResources {
 pub(crate) enum ConfigError {
     #[error("two vsock listeners want port {0}")]
     DuplicateListener(u32),
+    #[error("port {0} of the host is forwarded twice")]
+    DuplicateForward(String),
+    #[error("there are forwarded ports but no network device; default-net gives one")]
+    ForwardsWithoutNet,
 }
 
 /// Puts the caller's configuration over the package's: single values replace, lists are appended.
@@ -39,6 +43,7 @@ pub(crate) fn merge(base: GuestConfig, over: GuestConfig) -> GuestConfig {
         guest_memory: over.guest_memory.or(base.guest_memory),
         block_devices: append(base.block_devices, over.block_devices),
         net_devices: append(base.net_devices, over.net_devices),
+        net_forwards: append(base.net_forwards, over.net_forwards),
         wayland_device: over.wayland_device.or(base.wayland_device),
         magma_device: over.magma_device.or(base.magma_device),
         default_net: over.default_net.or(base.default_net),
@@ -93,7 +98,22 @@ pub(crate) fn finish(
             return Err(ConfigError::DuplicateListener(listener.port));
         }
     }
+    check_forwards(&config)?;
     Ok(config)
+}
+
+fn check_forwards(config: &GuestConfig) -> Result<(), ConfigError> {
+    let forwards = config.net_forwards.as_deref().unwrap_or_default();
+    if !forwards.is_empty() && config.net_devices.as_ref().is_none_or(Vec::is_empty) {
+        return Err(ConfigError::ForwardsWithoutNet);
+    }
+    let mut ports = BTreeSet::new();
+    for forward in forwards {
+        if !ports.insert((forward.protocol.into_primitive(), net_forward::host(forward))) {
+            return Err(ConfigError::DuplicateForward(net_forward::host(forward).to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// All of the host's memory but half of it, or but 3 GiB where half is more; in whole pages.
@@ -194,6 +214,22 @@ mod tests {
         };
         assert!(finish(config(&[1, 2]), HOST).is_ok());
         assert_eq!(finish(config(&[5, 2, 5]), HOST), Err(ConfigError::DuplicateListener(5)));
+    }
+
+    #[test]
+    fn forwards_need_a_network_and_ports_of_their_own() {
+        let config = |default_net, forwards: &[&str]| GuestConfig {
+            default_net: Some(default_net),
+            net_forwards: Some(forwards.iter().map(|f| net_forward::parse(f).unwrap()).collect()),
+            ..Default::default()
+        };
+        assert!(finish(config(true, &["80:80", "udp:80:80", "0.0.0.0:80:80"]), HOST).is_ok());
+        assert!(finish(config(false, &[]), HOST).is_ok());
+        assert_eq!(finish(config(false, &["80:80"]), HOST), Err(ConfigError::ForwardsWithoutNet));
+        assert_eq!(
+            finish(config(true, &["80:80", "80:81"]), HOST),
+            Err(ConfigError::DuplicateForward("127.0.0.1:80".to_owned()))
+        );
     }
 
     #[test]

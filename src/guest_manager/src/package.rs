@@ -64,6 +64,7 @@ async fn open_all(
         guest_memory: config.memory,
         block_devices: (!block_devices.is_empty()).then_some(block_devices),
         default_net: config.default_net,
+        net_forwards: (!config.net_forwards.is_empty()).then_some(config.net_forwards),
         virtio_balloon: config.virtio_balloon,
         virtio_console: config.virtio_console,
         virtio_gpu: config.virtio_gpu,

@@ -31,6 +31,8 @@ pub(crate) struct PackageConfig {
     pub block: Vec<BlockOption>,
     /// `default-net`: whether the guest gets a network device that the host configures.
     pub default_net: Option<bool>,
+    /// `net-forward`: ports of the host that are the guest's, as [`net_forward::parse`] reads them.
+    pub net_forwards: Vec<fvirt::NetForward>,
     /// `virtio-balloon`.
     pub virtio_balloon: Option<bool>,
     /// `virtio-console`.
@@ -246,6 +248,11 @@ impl PackageConfig {
                 }
             }
             "default-net" => self.default_net = Some(map.next_value()?),
+            "net-forward" => {
+                for text in map.next_value::<Strings>()?.0 {
+                    self.net_forwards.push(net_forward::parse(&text).map_err(A::Error::custom)?);
+                }
+            }
             "virtio-balloon" => self.virtio_balloon = Some(map.next_value()?),
             "virtio-console" => self.virtio_console = Some(map.next_value()?),
             "virtio-gpu" => self.virtio_gpu = Some(map.next_value()?),
@@ -303,7 +310,7 @@ mod tests {
                 "zircon": "data/kernel", "ramdisk": "data/ramdisk", "dtb-overlay": "data/dtb",
                 "cmdline": "a", "cmdline-add": ["b", "c"], "cpus": 4, "memory": "2G",
                 "block": "data/disk,ro,qcow", "default-net": true,
-                "virtio-balloon": true, "virtio-console": false, "virtio-gpu": true, "virtio-rng": true,
+                "net-forward": ["tcp:127.0.0.1:8080:80", "udp:[::1]:53:5353"], "virtio-balloon": true, "virtio-console": false, "virtio-gpu": true, "virtio-rng": true,
                 "virtio-sound": true, "virtio-sound-input": true, "virtio-vsock": true, "virtio-mem": true,
                 "virtio-mem-block-size": "4M", "virtio-mem-region-size": "16G",
                 "virtio-mem-region-alignment": "128M", "virtio-wl": true, "virtio-magma": false
@@ -313,6 +320,8 @@ mod tests {
         assert_eq!(config.kernel, Some((fvirt::KernelType::Zircon, "data/kernel".to_owned())));
         assert_eq!(config.cmdline_add, ["b", "c"]);
         assert_eq!((config.cpus, config.memory), (Some(4), Some(2 << 30)));
+        let forwards: Vec<_> = config.net_forwards.iter().map(net_forward::format).collect();
+        assert_eq!(forwards, ["tcp:127.0.0.1:8080:80", "udp:[::1]:53:5353"]);
         assert_eq!(config.virtio_console, Some(false));
         assert_eq!(config.virtio_mem_region_size, Some(16 << 30));
         assert_eq!((config.virtio_wl, config.virtio_magma), (Some(true), Some(false)));
@@ -341,6 +350,8 @@ mod tests {
             ("{\"block\": [\"a,ro\", \"b,rx\"]}", "unknown block option \"rx\"", 1),
             ("{\"block\": \"ro\"}", "names no path", 1),
             ("{\"block\": \"a,ro,rw\"}", "contradicts", 1),
+            ("{\n\"net-forward\": [\"8080\"]}", "\"8080\" is not a forward", 2),
+            ("{\"net-forward\": \"tcp:0:80\"}", "\"0\" in \"tcp:0:80\" is not a port", 1),
             ("{\"virtio-rng\": \"yes\"}", "expected a boolean", 1),
         ] {
             let error = PackageConfig::parse(document).unwrap_err();

@@ -27,7 +27,7 @@ pub use component::{Attachment, StartError, serve_one};
 pub use error::{ChainTooShort, QueueConfigError, QueueError, RingPart};
 pub use features::{Features, RING_FEATURES};
 pub use memory::{GuestMemory, GuestSlice, OutOfRange};
-pub use queue::Queue;
+pub use queue::{Queue, UsedHold};
 pub use ring::{
     AVAIL_F_NO_INTERRUPT, Descriptor, DescriptorFlags, MAX_QUEUE_SIZE, QueueConfig,
     USED_F_NO_NOTIFY, UsedElement,

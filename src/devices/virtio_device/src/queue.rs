@@ -44,6 +44,8 @@ pub struct Queue {
     /// The used index when the driver's wish for an interrupt was last looked at.
     signalled_used: Cell<u16>,
     in_flight: Cell<u16>,
+    /// The used index that the driver sees stays behind: see [`Queue::hold_used`].
+    is_holding: Cell<bool>,
     broken: Cell<Option<QueueError>>,
     /// Segment lists between two chains, so that a chain needs no allocation.
     spare: RefCell<Vec<Segments>>,
@@ -73,6 +75,7 @@ impl Queue {
             next_used: Cell::new(0),
             signalled_used: Cell::new(0),
             in_flight: Cell::new(0),
+            is_holding: Cell::new(false),
             broken: Cell::new(None),
             spare: RefCell::new(vec![Segments::default()]),
         })
@@ -235,7 +238,17 @@ impl Queue {
         }
         let next = position.wrapping_add(1);
         self.next_used.set(next);
-        used.store_u16(RING_INDEX, next, Ordering::Release);
+        if !self.is_holding.get() {
+            used.store_u16(RING_INDEX, next, Ordering::Release);
+        }
+    }
+
+    /// Has the driver see the chains that are returned from now on only when the result is dropped, all at once, as
+    /// those of one network frame must be (virtio 1.2 §5.1.6.4.1). Holds are not nested.
+    #[must_use = "when it is dropped the driver sees what was returned"]
+    pub fn hold_used(&self) -> UsedHold<'_> {
+        self.is_holding.set(true);
+        UsedHold { queue: self }
     }
 
     /// Whether the driver wants an interrupt for the chains returned since this was last called.
@@ -301,6 +314,20 @@ impl Queue {
         self.memory
             .slice(addr, len)
             .expect("validated when the queue was made; guest memory does not shrink")
+    }
+}
+
+/// Returned chains that the driver does not see yet.
+#[derive(Debug)]
+pub struct UsedHold<'q> {
+    queue: &'q Queue,
+}
+
+impl Drop for UsedHold<'_> {
+    fn drop(&mut self) {
+        self.queue.is_holding.set(false);
+        let next = self.queue.next_used.get();
+        self.queue.used().store_u16(RING_INDEX, next, Ordering::Release);
     }
 }
 

@@ -135,6 +135,22 @@ fn a_held_chain_resumes_on_its_own_queue_only() {
 }
 
 #[test]
+fn held_back_chains_become_visible_together() {
+    let mut driver = plain();
+    let queue = driver.queue();
+    for _ in 0..3 {
+        driver.chain().writable(1).publish();
+    }
+    drop(queue.pop().unwrap());
+    let hold = queue.hold_used();
+    drop(queue.pop().unwrap());
+    drop(queue.pop().unwrap());
+    assert_eq!(driver.take_all_used().len(), 1);
+    drop(hold);
+    assert_eq!(driver.take_all_used().len(), 2);
+}
+
+#[test]
 fn indices_wrap_around() {
     for features in [Features::empty(), RING_FEATURES] {
         let mut driver = driver(2, features);

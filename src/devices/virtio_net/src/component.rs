@@ -1,12 +1,17 @@
 //! `fuchsia.virtualization.hardware.VirtioNet`.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::{Context as _, bail};
+use fidl_fuchsia_net::IpAddress;
+use fidl_fuchsia_virtualization::{NetForward, NetForwardProtocol};
 use fidl_fuchsia_virtualization_hardware::{VirtioNetRequest, VirtioNetRequestStream};
 use fuchsia_zircon as zx;
 use futures::TryStreamExt as _;
-use virtio_device::Attachment;
+use virtio_device::{Attachment, QueueSet, Worker};
 
-use crate::device::{NetDevice, QUEUES};
+use crate::device::{NetDevice, QUEUES, RX};
+use crate::stack::{Forward, Transport};
 
 /// Runs the component: one device, until its client leaves.
 ///
@@ -44,7 +49,35 @@ pub(crate) async fn serve(mut requests: VirtioNetRequestStream) -> anyhow::Resul
     while let Some(request) = requests.try_next().await? {
         virtio_device::answer!(worker, request, VirtioNetRequest, {
             VirtioNetRequest::Start { .. } => bail!("Start came twice"),
+            VirtioNetRequest::Forward { forward, responder } => {
+                responder.send(listen(&worker, &forward).map_err(zx::Status::into_raw))
+            },
         })?;
     }
     Ok(())
+}
+
+/// Adds a forward.
+fn listen(worker: &Worker<NetDevice>, forward: &NetForward) -> Result<(), zx::Status> {
+    let ip = match &forward.host_address {
+        IpAddress::Ipv4(ip) => IpAddr::from(ip.addr),
+        IpAddress::Ipv6(ip) => IpAddr::from(ip.addr),
+    };
+    let transport = match forward.protocol {
+        NetForwardProtocol::Tcp => Transport::Tcp,
+        NetForwardProtocol::Udp => Transport::Udp,
+    };
+    let host = SocketAddr::new(ip, forward.host_port);
+    let forward = Forward { transport, host, guest_port: forward.guest_port };
+    let result = worker.with_device(|device, _| (device.forward(&forward), QueueSet::of(RX)));
+    match result {
+        Ok(address) => {
+            tracing::info!("{transport} {address} is the guest's port {}", forward.guest_port);
+            Ok(())
+        }
+        Err(e) => {
+            tracing::error!("{transport} {host} cannot be forwarded to the guest: {e}");
+            Err(e.kind().into())
+        }
+    }
 }

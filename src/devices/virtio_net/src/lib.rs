@@ -3,13 +3,15 @@
 //! the serving of `fuchsia.virtualization.hardware.VirtioNet`.
 //!
 //! The network needs no privilege: what the guest sends ends in sockets of this process, as with QEMU's user network,
-//! whose addresses it has too. Its limits: no IPv6 (dropped), no IP fragments, no ICMP beyond the gateway, and nothing
-//! outside can open a connection to the guest.
+//! whose addresses it has too. Nothing outside can open a connection to the guest but through the host's ports that are
+//! forwarded. Its limits: no IP fragments, so no datagrams beyond the MTU; of ICMP, only echo; forwards lead to the
+//! guest's IPv4 address.
 
 #![forbid(unsafe_code)]
 
 mod component;
 mod device;
+pub mod offload;
 pub mod stack;
 
 pub use component::run;

@@ -5,7 +5,7 @@ use crate::vm::VmConfig;
 use fidl::endpoints::ClientEnd;
 use fidl_fuchsia_io::FileMarker;
 use fidl_fuchsia_virtualization::{
-    BlockSpec, GuestConfig, GuestError, KernelType, Listener, NetSpec,
+    BlockSpec, GuestConfig, GuestError, KernelType, Listener, NetForward, NetSpec,
 };
 
 /// The kernel and its files.
@@ -25,6 +25,8 @@ pub(super) struct DeviceSpecs {
     pub(super) rng: bool,
     pub(super) vsock: Option<Vec<Listener>>,
     pub(super) net: Vec<NetSpec>,
+    /// Ports that the first network device forwards.
+    pub(super) net_forwards: Vec<NetForward>,
 }
 
 /// A checked configuration.
@@ -63,6 +65,11 @@ impl GuestSpec {
             command_line.push_str(&word);
         }
         let vsock = config.virtio_vsock.unwrap_or(false);
+        let net = config.net_devices.unwrap_or_default();
+        let net_forwards = config.net_forwards.unwrap_or_default();
+        if net.is_empty() && !net_forwards.is_empty() {
+            return Err(missing("network device, but forwarded ports"));
+        }
         Ok(Self {
             vm: VmConfig { cpus, memory },
             kernel: KernelFiles {
@@ -78,7 +85,8 @@ impl GuestSpec {
                 console: config.virtio_console.unwrap_or(false),
                 rng: config.virtio_rng.unwrap_or(false),
                 vsock: vsock.then(|| config.vsock_listeners.unwrap_or_default()),
-                net: config.net_devices.unwrap_or_default(),
+                net,
+                net_forwards,
             },
         })
     }
@@ -156,6 +164,22 @@ mod tests {
         assert_eq!(spec.ok().map(|spec| spec.kernel.command_line).as_deref(), Some("a b c"));
         let spec = GuestSpec::new(GuestConfig { cmdline_add: added, ..config() });
         assert_eq!(spec.ok().map(|spec| spec.kernel.command_line).as_deref(), Some("b c"));
+    }
+
+    #[test]
+    fn forwards_without_a_network_are_refused() {
+        use fidl_fuchsia_net::{IpAddress, Ipv4Address};
+        let forward = NetForward {
+            protocol: fidl_fuchsia_virtualization::NetForwardProtocol::Tcp,
+            host_address: IpAddress::Ipv4(Ipv4Address { addr: [127, 0, 0, 1] }),
+            host_port: 8080,
+            guest_port: 80,
+        };
+        let forwards = Some(vec![forward]);
+        assert_eq!(
+            error(GuestConfig { net_forwards: forwards, ..config() }),
+            GuestError::BadConfig
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::vm::{VmBuilder, VmError};
 use fidl::endpoints::{DiscoverableProtocolMarker, Proxy};
 use fidl_fuchsia_component::RealmProxy;
 use fidl_fuchsia_virtualization::{
-    BlockMode, BlockSpec, DEFAULT_GUEST_CID, GuestError, Listener, NetSpec,
+    BlockMode, BlockSpec, DEFAULT_GUEST_CID, GuestError, Listener, NetForward, NetSpec,
 };
 use fidl_fuchsia_virtualization_hardware as hardware;
 use fuchsia_async as fasync;
@@ -35,7 +35,14 @@ mod feature {
     pub(super) const BLK_MQ: u64 = 1 << 12;
     pub(super) const BLK_DISCARD: u64 = 1 << 13;
     pub(super) const BLK_WRITE_ZEROES: u64 = 1 << 14;
+    pub(super) const NET_CSUM: u64 = 1 << 0;
+    pub(super) const NET_GUEST_CSUM: u64 = 1 << 1;
     pub(super) const NET_MAC: u64 = 1 << 5;
+    pub(super) const NET_GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const NET_GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const NET_HOST_TSO4: u64 = 1 << 11;
+    pub(super) const NET_HOST_TSO6: u64 = 1 << 12;
+    pub(super) const NET_MRG_RXBUF: u64 = 1 << 15;
 }
 
 /// Offsets in the balloon's configuration (§5.5.4).
@@ -57,6 +64,8 @@ pub(super) enum DeviceError {
     Start(fidl::Error),
     #[error("Start: {0}")]
     StartStatus(zx::Status),
+    #[error("Forward of port {port}: {status}")]
+    Forward { port: u16, status: zx::Status },
     #[error("A disk of {capacity} bytes in blocks of {block_size} is impossible")]
     Disk { capacity: u64, block_size: u32 },
 }
@@ -69,7 +78,9 @@ impl DeviceError {
             Self::Process(_) | Self::Vm(_) | Self::Disk { .. } => {
                 GuestError::DeviceInitializationFailure
             }
-            Self::Start(_) | Self::StartStatus(_) => GuestError::DeviceStartFailure,
+            Self::Start(_) | Self::StartStatus(_) | Self::Forward { .. } => {
+                GuestError::DeviceStartFailure
+            }
         }
     }
 }
@@ -275,13 +286,25 @@ impl DeviceBuilder<'_> {
         Ok(process.map(|process| process.vsock_connector(device)))
     }
 
-    /// Adds network interface number `index`.
-    pub(super) async fn net(&mut self, index: usize, spec: &NetSpec) -> Result<(), DeviceError> {
+    /// Adds network interface number `index`, with the host's ports that lead to it.
+    pub(super) async fn net(
+        &mut self,
+        index: usize,
+        spec: &NetSpec,
+        forwards: &[NetForward],
+    ) -> Result<(), DeviceError> {
         let identity = VirtioIdentity {
             name: format!("virtio_net_{index}"),
             device_id: 1,
             class: 0x02_0000,
-            features: feature::NET_MAC,
+            features: feature::NET_MAC
+                | feature::NET_CSUM
+                | feature::NET_GUEST_CSUM
+                | feature::NET_GUEST_TSO4
+                | feature::NET_GUEST_TSO6
+                | feature::NET_HOST_TSO4
+                | feature::NET_HOST_TSO6
+                | feature::NET_MRG_RXBUF,
             queue_sizes: vec![LARGE_QUEUE_SIZE; 2],
         };
         let config = DeviceConfig::read_only(spec.mac_address.octets.to_vec());
@@ -291,6 +314,12 @@ impl DeviceBuilder<'_> {
         started
             .map_err(DeviceError::Start)?
             .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
+        for forward in forwards {
+            proxy.forward(forward).await.map_err(DeviceError::Start)?.map_err(|status| {
+                let status = zx::Status::from_raw(status);
+                DeviceError::Forward { port: forward.host_port, status }
+            })?;
+        }
         self.finish(proxy, commands, device);
         Ok(())
     }

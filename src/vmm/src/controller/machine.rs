@@ -174,7 +174,8 @@ async fn add_devices(
         services.vsock = builder.vsock(listeners).await.map_err(fail)?;
     }
     for (index, spec) in specs.net.iter().enumerate() {
-        builder.net(index, spec).await.map_err(fail)?;
+        let forwards = if index == 0 { &specs.net_forwards[..] } else { &[] };
+        builder.net(index, spec, forwards).await.map_err(fail)?;
     }
     Ok(services)
 }

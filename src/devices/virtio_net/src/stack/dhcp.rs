@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpFlags, DhcpMessageType, DhcpPacket, DhcpRepr};
 
-use super::{DNS, GATEWAY, GUEST, NETMASK};
+use super::address::{DNS, GATEWAY, GUEST, NETMASK};
 
 /// UDP port of servers.
 pub(super) const SERVER_PORT: u16 = 67;

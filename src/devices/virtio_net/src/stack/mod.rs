@@ -1,76 +1,91 @@
 //! The network that the guest is on: a router with address translation whose outside is this process's sockets.
 //!
-//! Its addresses are those of QEMU's user network: 10.0.2.0/24, the router and DHCP server at .2, a name server at .3,
-//! and .15 for the guest. The router's address also stands for the host's own loopback. Each TCP connection and UDP
-//! flow of the guest has a host socket; what the guest and its peers say to each other never meets on one TCP
-//! connection, so neither side's segments, windows or losses are the other's.
+//! Each TCP connection, UDP flow and ICMP echo flow of the guest has a host socket; what the guest and its peers say to
+//! each other never meets on one TCP connection, so neither side's segments, windows or losses are the other's. In the
+//! other direction, the host listens on ports that are forwarded to the guest's.
 
+mod address;
+mod answers;
 mod dhcp;
+mod dns;
+mod flows;
+mod forward;
+mod frame;
+mod ndp;
 mod reactor;
+mod receive;
 mod tcp;
+mod tcp_buffer;
 mod udp;
 mod wire;
 
 #[cfg(test)]
+mod forward_test;
+#[cfg(test)]
+mod ipv6_test;
+#[cfg(test)]
+mod segment_test;
+#[cfg(test)]
 mod stack_test;
+#[cfg(test)]
+mod test_guest;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::RandomState;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr,
-    UdpPacket, UdpRepr,
+use smoltcp::wire::EthernetAddress;
+
+pub use address::{
+    DNS, DNS_V6, GATEWAY, GATEWAY_V6, GUEST, NETMASK, PREFIX_LEN, PREFIX_V6, ROUTER_LINK_LOCAL,
 };
+pub use forward::{Forward, Transport};
+pub use frame::{Capabilities, Frame, Offload, PartialChecksum, Segmentation};
 
-use reactor::Reactor;
-use tcp::{Connection, Fate};
+use answers::Answers;
+use dns::Resolver;
+use forward::Listener;
+use reactor::{Reactor, Readiness};
+use tcp::{Connection, SegmentLimits};
 use udp::Flow;
-use wire::Path;
+use wire::{ETHERNET, HeaderBuffer, MAX_HEADER, Path, TCP, UDP};
 
-/// The router, and the host's loopback.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// The name server.
-pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-/// The guest.
-pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-/// Mask of the guest's network.
-pub const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
-/// Longest frame in bytes: an Ethernet header and [`MTU`].
-pub const MAX_FRAME: usize = 14 + MTU;
+/// Longest frame in bytes that is not to be segmented: an Ethernet header and [`MTU`].
+pub const MAX_FRAME: usize = ETHERNET + MTU;
+/// Longest frame in bytes that is to be segmented: an Ethernet header and the largest IP packet.
+pub const MAX_LARGE_FRAME: usize = ETHERNET + wire::IPV6 + MAX_PACKET;
 /// Longest IP packet in bytes.
 pub const MTU: usize = 1500;
 
-/// The router's hardware address.
-const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x52, 0x55, 10, 0, 2, 2]);
-/// The name server's hardware address.
-const DNS_MAC: EthernetAddress = EthernetAddress([0x52, 0x55, 10, 0, 2, 3]);
+/// Longest IPv4 packet, and longest payload of an IPv6 packet, in bytes.
+const MAX_PACKET: usize = u16::MAX as usize;
+/// Most TCP connections at a time. With [`MAX_FLOWS`], below the open files that most systems allow a process.
+const MAX_CONNECTIONS: usize = 512;
+/// Most UDP and echo flows at a time.
+const MAX_FLOWS: usize = 256;
+/// How often the router advertises itself unasked (RFC 4861 §6.2.1, MaxRtrAdvInterval).
+const ADVERTISEMENTS: Duration = Duration::from_secs(600);
 
-/// UDP and TCP port of name servers.
-const DNS_PORT: u16 = 53;
-/// Most TCP connections at a time, and most UDP flows.
-const MAX_FLOWS: usize = 1024;
-/// Most answers of the router itself that wait for a buffer of the guest's; further ones are lost.
-const MAX_ANSWERS: usize = 256;
-
-/// A flow of the guest's, as the guest names it.
+/// A flow, as the guest names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FlowKey {
+    guest: IpAddr,
+    /// Of an echo flow: the identifier.
     guest_port: u16,
-    ip: Ipv4Addr,
+    ip: IpAddr,
     port: u16,
 }
 
-/// What a token stands for.
+/// What sockets are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum FlowId {
     Tcp(FlowKey),
     Udp(FlowKey),
+    Echo(FlowKey),
+    /// A forward, by index.
+    Listener(usize),
 }
 
 /// The network, with one guest on it.
@@ -79,20 +94,34 @@ enum FlowId {
 #[derive(Debug)]
 pub struct Stack {
     guest_mac: EthernetAddress,
+    capabilities: Capabilities,
     reactor: Reactor,
-    name_server: Option<IpAddr>,
+    resolver: Resolver,
     tcp: HashMap<FlowKey, Connection>,
-    udp: HashMap<FlowKey, Flow>,
+    /// UDP and echo flows.
+    flows: HashMap<FlowId, Flow>,
+    listeners: Vec<Listener>,
+    /// The flows of datagrams that came through a forward, by its index and their sender.
+    peers: HashMap<(usize, SocketAddr), FlowKey>,
     tokens: HashMap<usize, FlowId>,
     next_token: usize,
-    /// Of the router itself.
-    answers: VecDeque<Vec<u8>>,
+    answers: Answers,
     /// Flows that may have something for the guest, each once.
     pending: VecDeque<FlowId>,
     /// Not after the first timer of any flow.
     deadline: Option<Instant>,
+    /// When the router advertises itself; none without a guest.
+    next_advertisement: Option<Instant>,
     /// For initial sequence numbers.
     secret: RandomState,
+    /// Space for the headers of one frame.
+    header: Box<HeaderBuffer>,
+    /// Space for the payload of one datagram, and a byte that tells when it is too long.
+    datagram: Box<[u8]>,
+    /// Space for an ICMP message of the router's own.
+    message: Vec<u8>,
+    /// Space for what became ready.
+    ready: Vec<(usize, Readiness)>,
 }
 
 impl Stack {
@@ -103,17 +132,42 @@ impl Stack {
     pub fn new(guest_mac: [u8; 6]) -> io::Result<Self> {
         Ok(Self {
             guest_mac: EthernetAddress(guest_mac),
+            capabilities: Capabilities::default(),
             reactor: Reactor::new()?,
-            name_server: host_name_server(),
+            resolver: Resolver::of_host(),
             tcp: HashMap::new(),
-            udp: HashMap::new(),
+            flows: HashMap::new(),
+            listeners: Vec::new(),
+            peers: HashMap::new(),
             tokens: HashMap::new(),
             next_token: 0,
-            answers: VecDeque::new(),
+            answers: Answers::default(),
             pending: VecDeque::new(),
             deadline: None,
+            next_advertisement: None,
             secret: RandomState::new(),
+            header: Box::new([0; MAX_HEADER]),
+            datagram: vec![0; MTU + 1].into(),
+            message: Vec::new(),
+            ready: Vec::new(),
         })
+    }
+
+    /// Listens on a port of the host for the guest, from now on and across resets; where, as the port may have been
+    /// left open.
+    ///
+    /// # Errors
+    /// When the host's port is taken, or not for this user.
+    pub fn forward(&mut self, forward: &Forward) -> io::Result<SocketAddr> {
+        let mut listener = Listener::bind(forward)?;
+        let address = listener.local_addr()?;
+        let id = FlowId::Listener(self.listeners.len());
+        match &mut listener.socket {
+            forward::Socket::Tcp(socket) => self.register(socket, id)?,
+            forward::Socket::Udp(socket) => self.register(socket, id)?,
+        };
+        self.listeners.push(listener);
+        Ok(address)
     }
 
     /// Has `waker` called, from another thread, whenever [`Stack::handle_events`] is to be.
@@ -121,227 +175,77 @@ impl Stack {
         self.reactor.set_waker(waker);
     }
 
-    /// Forgets everything about the guest and closes its connections.
+    /// The guest's driver is there, and takes frames of these kinds.
+    pub fn start(&mut self, capabilities: Capabilities, now: Instant) {
+        self.capabilities = capabilities;
+        self.next_advertisement = Some(now);
+        for index in 0..self.listeners.len() {
+            self.schedule(FlowId::Listener(index));
+        }
+        self.expire(now);
+    }
+
+    /// Forgets everything about the guest and closes its connections. Forwards stay.
     pub fn reset(&mut self) {
-        for (_, mut connection) in self.tcp.drain() {
-            self.reactor.remove(&mut connection.stream);
+        while let Some(&key) = self.tcp.keys().next() {
+            self.close(FlowId::Tcp(key));
         }
-        for (_, mut flow) in self.udp.drain() {
-            self.reactor.remove(&mut flow.socket);
+        while let Some(&id) = self.flows.keys().next() {
+            self.close(id);
         }
-        self.tokens.clear();
+        for listener in &mut self.listeners {
+            listener.is_pending = false;
+        }
         self.answers.clear();
         self.pending.clear();
         self.deadline = None;
+        self.next_advertisement = None;
+        self.capabilities = Capabilities::default();
     }
 
     /// When [`Stack::expire`] is to be called, if ever.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// Whether [`Stack::next_frame`] may have one.
-    pub fn has_frames(&self) -> bool {
-        !self.answers.is_empty() || !self.pending.is_empty()
-    }
-
-    /// Takes a frame of the guest's, without preamble and checksum. One that makes no sense is dropped.
-    pub fn receive(&mut self, frame: &[u8], now: Instant) {
-        // What is malformed has no answer, so nobody needs to know.
-        let _ = self.try_receive(frame, now);
-    }
-
-    fn try_receive(&mut self, frame: &[u8], now: Instant) -> Option<()> {
-        let frame = EthernetFrame::new_checked(frame).ok()?;
-        match frame.ethertype() {
-            EthernetProtocol::Arp => self.receive_arp(frame.payload()),
-            EthernetProtocol::Ipv4 => self.receive_ipv4(frame.payload(), now),
-            _ => None,
-        }
-    }
-
-    fn receive_arp(&mut self, packet: &[u8]) -> Option<()> {
-        let packet = ArpPacket::new_checked(packet).ok()?;
-        let ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Request,
-            source_hardware_addr,
-            source_protocol_addr,
-            target_protocol_addr,
-            ..
-        } = ArpRepr::parse(&packet).ok()?
-        else {
-            return None;
-        };
-        let mac = match target_protocol_addr {
-            GATEWAY => GATEWAY_MAC,
-            DNS => DNS_MAC,
-            _ => return None,
-        };
-        self.answer(wire::arp_reply(
-            mac,
-            target_protocol_addr,
-            source_hardware_addr,
-            source_protocol_addr,
-        ));
-        Some(())
-    }
-
-    fn receive_ipv4(&mut self, packet: &[u8], now: Instant) -> Option<()> {
-        let packet = Ipv4Packet::new_checked(packet).ok()?;
-        let ip = Ipv4Repr::parse(&packet, &ChecksumCapabilities::default()).ok()?;
-        if packet.more_frags() || packet.frag_offset() != 0 {
-            return None;
-        }
-        match ip.next_header {
-            IpProtocol::Udp => self.receive_udp(ip, packet.payload(), now),
-            _ if ip.src_addr != GUEST => None,
-            IpProtocol::Tcp => self.receive_tcp(ip, packet.payload(), now),
-            IpProtocol::Icmp => self.receive_icmp(ip, packet.payload()),
-            _ => None,
-        }
-    }
-
-    fn receive_icmp(&mut self, ip: Ipv4Repr, packet: &[u8]) -> Option<()> {
-        let packet = Icmpv4Packet::new_checked(packet).ok()?;
-        let request = Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default()).ok()?;
-        let Icmpv4Repr::EchoRequest { ident, seq_no, data } = request else { return None };
-        if !matches!(ip.dst_addr, GATEWAY | DNS) {
-            return None;
-        }
-        let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
-        self.answer(self.path(ip.dst_addr).icmp(&reply));
-        Some(())
-    }
-
-    fn receive_udp(&mut self, ip: Ipv4Repr, packet: &[u8], now: Instant) -> Option<()> {
-        let packet = UdpPacket::new_checked(packet).ok()?;
-        let caps = ChecksumCapabilities::default();
-        let (from, to) = (ip.src_addr.into(), ip.dst_addr.into());
-        let udp = UdpRepr::parse(&packet, &from, &to, &caps).ok()?;
-        if udp.dst_port == dhcp::SERVER_PORT && matches!(ip.dst_addr, GATEWAY | Ipv4Addr::BROADCAST)
-        {
-            let reply = dhcp::answer(packet.payload())?;
-            let path = Path { mac: self.guest_mac, from: GATEWAY, to: Ipv4Addr::BROADCAST };
-            self.answer(path.udp(dhcp::SERVER_PORT, dhcp::CLIENT_PORT, &reply));
-            return Some(());
-        }
-        if ip.src_addr != GUEST {
-            return None;
-        }
-        let key = FlowKey { guest_port: udp.src_port, ip: ip.dst_addr, port: udp.dst_port };
-        let Some(peer) = self.translate(key.ip, key.port) else {
-            if key.ip == DNS && key.port == DNS_PORT {
-                let reply = udp::server_failure(packet.payload())?;
-                self.answer(self.path(DNS).udp(DNS_PORT, key.guest_port, &reply));
-            }
-            return None;
-        };
-        if !self.udp.contains_key(&key) {
-            self.open_flow(key, peer)?;
-        }
-        let flow = self.udp.get_mut(&key)?;
-        flow.send(packet.payload(), now);
-        arm(&mut self.deadline, Some(flow.expiry()));
-        Some(())
-    }
-
-    fn open_flow(&mut self, key: FlowKey, peer: SocketAddr) -> Option<()> {
-        if self.udp.len() >= MAX_FLOWS {
-            // The one that was used least recently makes room.
-            let (&oldest, _) = self.udp.iter().min_by_key(|(_, flow)| flow.expiry())?;
-            self.close(FlowId::Udp(oldest));
-        }
-        let mut socket = udp::connect(peer)
-            .inspect_err(|e| tracing::debug!(%peer, error = e as &dyn std::error::Error, "No flow"))
-            .ok()?;
-        let token = self.register(&mut socket, FlowId::Udp(key))?;
-        self.udp.insert(key, Flow::new(socket, token));
-        Some(())
-    }
-
-    fn receive_tcp(&mut self, ip: Ipv4Repr, packet: &[u8], now: Instant) -> Option<()> {
-        let packet = TcpPacket::new_checked(packet).ok()?;
-        let caps = ChecksumCapabilities::default();
-        let (from, to) = (ip.src_addr.into(), ip.dst_addr.into());
-        let segment = TcpRepr::parse(&packet, &from, &to, &caps).ok()?;
-        let key = FlowKey { guest_port: segment.src_port, ip: ip.dst_addr, port: segment.dst_port };
-        if let Some(connection) = self.tcp.get_mut(&key) {
-            let fate = connection.receive(&segment, now);
-            self.settle(key, fate);
-        } else if segment.control == TcpControl::Syn && segment.ack_number.is_none() {
-            if self.open_connection(key, &segment).is_none() {
-                self.refuse(key, &segment);
-            }
-        } else {
-            self.refuse(key, &segment);
-        }
-        Some(())
-    }
-
-    fn open_connection(&mut self, key: FlowKey, syn: &TcpRepr<'_>) -> Option<()> {
-        let peer = self.translate(key.ip, key.port)?;
-        if self.tcp.len() >= MAX_FLOWS {
-            return None;
-        }
-        let mut stream = TcpStream::connect(peer).ok()?;
-        let token = self.register(&mut stream, FlowId::Tcp(key))?;
-        let initial = self.secret.hash_one((key, token)) as u32;
-        self.tcp.insert(key, Connection::new(stream, token, syn, initial));
-        Some(())
-    }
-
-    /// Answers a segment of no connection (RFC 9293 §3.10.7.1).
-    fn refuse(&mut self, key: FlowKey, segment: &TcpRepr<'_>) {
-        if let Some(reset) = tcp::refusal(segment) {
-            self.answer(self.path(key.ip).tcp(&reset));
-        }
-    }
-
-    /// Acts on what a call of a connection has led to.
-    fn settle(&mut self, key: FlowKey, fate: Fate) {
-        match fate {
-            Fate::Open => {
-                self.schedule(FlowId::Tcp(key));
-                let timer = self.tcp.get(&key).and_then(Connection::timer);
-                arm(&mut self.deadline, timer);
-            }
-            Fate::Closed => self.close(FlowId::Tcp(key)),
-            Fate::Reset => {
-                if let Some(connection) = self.tcp.get(&key) {
-                    let reset = connection.reset(key.port, key.guest_port);
-                    self.answer(self.path(key.ip).tcp(&reset));
-                }
-                self.close(FlowId::Tcp(key));
-            }
-        }
+        [self.deadline, self.next_advertisement].into_iter().flatten().min()
     }
 
     /// Looks at the sockets that became ready.
     pub fn handle_events(&mut self, now: Instant) {
-        for (token, ready) in self.reactor.take_ready() {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.reactor.take_ready(&mut ready);
+        for (token, readiness) in ready.drain(..) {
             match self.tokens.get(&token) {
                 Some(&FlowId::Tcp(key)) => {
                     let Some(connection) = self.tcp.get_mut(&key) else { continue };
-                    let fate = connection.ready(ready, now);
+                    let fate = connection.ready(readiness, now);
                     self.settle(key, fate);
                 }
-                Some(&id @ FlowId::Udp(key)) => {
-                    let Some(flow) = self.udp.get_mut(&key) else { continue };
-                    flow.ready(ready);
+                Some(&id @ (FlowId::Udp(_) | FlowId::Echo(_))) => {
+                    let Some(flow) = self.flows.get_mut(&id) else { continue };
+                    flow.ready(readiness);
+                    self.schedule(id);
+                }
+                Some(&id @ FlowId::Listener(index)) => {
+                    let Some(listener) = self.listeners.get_mut(index) else { continue };
+                    listener.readable |= readiness.readable;
                     self.schedule(id);
                 }
                 // It was closed in the meantime.
                 None => {}
             }
         }
+        self.ready = ready;
     }
 
     /// Acts on the timers that have run out.
     pub fn expire(&mut self, now: Instant) {
+        if self.next_advertisement.is_some_and(|time| time <= now) {
+            self.next_advertisement = Some(now + ADVERTISEMENTS);
+            self.advertise();
+        }
         let idle: Vec<_> =
-            self.udp.iter().filter(|(_, flow)| flow.expiry() <= now).map(|(key, _)| *key).collect();
-        for key in idle {
-            self.close(FlowId::Udp(key));
+            self.flows.iter().filter(|(_, flow)| flow.expiry() <= now).map(|(id, _)| *id).collect();
+        for id in idle {
+            self.close(id);
         }
         let due = |connection: &Connection| connection.timer().is_some_and(|timer| timer <= now);
         let late: Vec<_> = self.tcp.iter().filter(|(_, c)| due(c)).map(|(key, _)| *key).collect();
@@ -351,119 +255,143 @@ impl Stack {
                 self.settle(key, fate);
             }
         }
-        let flows = self.udp.values().map(Flow::expiry);
+        let flows = self.flows.values().map(Flow::expiry);
         self.deadline = flows.chain(self.tcp.values().filter_map(Connection::timer)).min();
     }
 
-    /// The next frame for the guest, if there is one. Flows take turns.
-    pub fn next_frame(&mut self, now: Instant) -> Option<Vec<u8>> {
-        if let Some(answer) = self.answers.pop_front() {
-            return Some(answer);
-        }
-        while let Some(id) = self.pending.pop_front() {
-            let frame = match id {
-                FlowId::Tcp(key) => self.next_segment(key, now),
-                FlowId::Udp(key) => self.next_datagram(key, now),
+    /// Gives the next frame for the guest to `deliver`, if there is one; whether there was. Flows take turns.
+    ///
+    /// The frame has at most `room` bytes, of which there are at least [`MAX_FRAME`].
+    pub fn next_frame(
+        &mut self,
+        room: usize,
+        now: Instant,
+        deliver: &mut dyn FnMut(&Frame<'_>),
+    ) -> bool {
+        loop {
+            if let Some(answer) = self.answers.pop() {
+                deliver(&Frame::whole(&answer));
+                self.answers.recycle(answer);
+                return true;
+            }
+            let Some(id) = self.pending.pop_front() else { return false };
+            let is_delivered = match id {
+                FlowId::Tcp(key) => self.next_segment(key, room, now, deliver),
+                FlowId::Udp(key) => self.next_datagram(id, key, now, deliver),
+                FlowId::Echo(key) => self.next_echo(id, key, now, deliver),
+                FlowId::Listener(index) => self.next_from_host(index, now, deliver),
             };
-            if frame.is_some() {
-                return frame;
-            }
-            if let Some(answer) = self.answers.pop_front() {
-                return Some(answer);
+            if is_delivered {
+                return true;
             }
         }
-        None
     }
 
-    fn next_segment(&mut self, key: FlowKey, now: Instant) -> Option<Vec<u8>> {
-        let path = self.path(key.ip);
-        let connection = self.tcp.get_mut(&key)?;
+    fn next_segment(
+        &mut self,
+        key: FlowKey,
+        room: usize,
+        now: Instant,
+        deliver: &mut dyn FnMut(&Frame<'_>),
+    ) -> bool {
+        let path = self.path(key);
+        let Some(connection) = self.tcp.get_mut(&key) else { return false };
         connection.is_pending = false;
-        let mut payload = Vec::new();
-        let frame = match connection.next_segment(key.port, key.guest_port, &mut payload, now) {
-            Ok(None) => None,
-            Ok(Some(segment)) => Some(path.tcp(&TcpRepr { payload: &payload, ..segment })),
+        let limits = self.capabilities.segment_limits(path, room);
+        let segment = match connection.next_segment(key.port, key.guest_port, limits, now) {
+            Ok(segment) => segment,
             Err(fate) => {
                 self.settle(key, fate);
-                return None;
+                return false;
             }
         };
         arm(&mut self.deadline, connection.timer());
-        if frame.is_some() {
+        let is_over = connection.is_over();
+        if let Some(segment) = &segment {
+            let payload = connection.payload(segment);
+            let size = connection.segment_size(limits);
+            let (len, offload) =
+                path.tcp(&segment.repr, payload, size, self.capabilities, &mut self.header);
+            let Some(header) = self.header.get(..len) else { return false };
+            deliver(&Frame { header, payload, offload });
             self.schedule(FlowId::Tcp(key));
-        } else if connection.is_over() {
+        } else if is_over {
             self.close(FlowId::Tcp(key));
         }
-        frame
+        segment.is_some()
     }
 
-    fn next_datagram(&mut self, key: FlowKey, now: Instant) -> Option<Vec<u8>> {
-        let path = self.path(key.ip);
-        let flow = self.udp.get_mut(&key)?;
+    fn next_datagram(
+        &mut self,
+        id: FlowId,
+        key: FlowKey,
+        now: Instant,
+        deliver: &mut dyn FnMut(&Frame<'_>),
+    ) -> bool {
+        let path = self.path(key);
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
         flow.is_pending = false;
-        let datagram = flow.receive(now)?;
-        self.schedule(FlowId::Udp(key));
-        Some(path.udp(key.port, key.guest_port, &datagram))
+        let most = MAX_FRAME - path.overhead() - UDP;
+        let Some(buffer) = self.datagram.get_mut(..=most) else { return false };
+        let Some(len) = flow.receive(buffer, now) else { return false };
+        self.schedule(id);
+        self.deliver_datagram(key, len, deliver);
+        true
     }
 
-    fn schedule(&mut self, id: FlowId) {
-        let is_pending = match id {
-            FlowId::Tcp(key) => self.tcp.get_mut(&key).map(|flow| &mut flow.is_pending),
-            FlowId::Udp(key) => self.udp.get_mut(&key).map(|flow| &mut flow.is_pending),
+    /// Delivers the first `len` bytes of the space for datagrams.
+    fn deliver_datagram(&mut self, key: FlowKey, len: usize, deliver: &mut dyn FnMut(&Frame<'_>)) {
+        let path = self.path(key);
+        let Some(payload) = self.datagram.get(..len) else { return };
+        let (capabilities, header) = (self.capabilities, &mut self.header);
+        let (len, offload) = path.udp(key.port, key.guest_port, payload, capabilities, header);
+        let Some(header) = self.header.get(..len) else { return };
+        deliver(&Frame { header, payload: [payload, &[]], offload });
+    }
+
+    fn next_echo(
+        &mut self,
+        id: FlowId,
+        key: FlowKey,
+        now: Instant,
+        deliver: &mut dyn FnMut(&Frame<'_>),
+    ) -> bool {
+        const IDENTIFIER: usize = 4;
+        let path = self.path(key);
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
+        flow.is_pending = false;
+        let Some(buffer) = self.datagram.get_mut(..=MAX_FRAME - path.overhead()) else {
+            return false;
         };
-        if let Some(is_pending) = is_pending
-            && !std::mem::replace(is_pending, true)
-        {
-            self.pending.push_back(id);
+        let Some(len) = flow.receive(buffer, now) else { return false };
+        self.schedule(id);
+        let reply = if key.ip.is_ipv4() { receive::ECHO_REPLY } else { receive::ECHO_REPLY_V6 };
+        let Some(message) = self.datagram.get_mut(..len) else { return false };
+        // An error, such as of an unreachable host, is not passed on.
+        if message.first() != Some(&reply) || message.len() < receive::ECHO_HEADER {
+            return false;
         }
+        wire::put_u16(message, IDENTIFIER, key.guest_port);
+        let len = path.icmp(message, &mut self.header);
+        let Some(header) = self.header.get(..len) else { return false };
+        deliver(&Frame { header, payload: [message, &[]], offload: Offload::default() });
+        true
     }
 
-    fn close(&mut self, id: FlowId) {
-        let token = match id {
-            FlowId::Tcp(key) => self.tcp.remove(&key).map(|mut connection| {
-                self.reactor.remove(&mut connection.stream);
-                connection.token
-            }),
-            FlowId::Udp(key) => self.udp.remove(&key).map(|mut flow| {
-                self.reactor.remove(&mut flow.socket);
-                flow.token
-            }),
-        };
-        if let Some(token) = token {
-            self.tokens.remove(&token);
-            // So that a flow of the same name later is there once.
-            self.pending.retain(|pending| *pending != id);
-        }
+    /// From a flow's peer to the guest.
+    fn path(&self, key: FlowKey) -> Path {
+        Path::new(self.guest_mac, key.ip, key.guest)
     }
+}
 
-    fn register(&mut self, socket: &mut impl mio::event::Source, id: FlowId) -> Option<usize> {
-        let token = self.next_token;
-        self.reactor.add(socket, token).ok()?;
-        self.next_token += 1;
-        self.tokens.insert(token, id);
-        Some(token)
-    }
-
-    /// Where on the host's networks an address of the guest's is; none if nowhere.
-    fn translate(&self, ip: Ipv4Addr, port: u16) -> Option<SocketAddr> {
-        let is_local = ip & NETMASK == GATEWAY & NETMASK;
-        let ip = match ip {
-            GATEWAY => Ipv4Addr::LOCALHOST.into(),
-            DNS if port == DNS_PORT => self.name_server?,
-            _ if is_local || ip.is_loopback() || ip.is_multicast() => return None,
-            _ if ip.is_broadcast() || ip.is_unspecified() => return None,
-            _ => ip.into(),
-        };
-        Some((ip, port).into())
-    }
-
-    fn path(&self, from: Ipv4Addr) -> Path {
-        Path { mac: self.guest_mac, from, to: GUEST }
-    }
-
-    fn answer(&mut self, frame: Vec<u8>) {
-        if self.answers.len() < MAX_ANSWERS {
-            self.answers.push_back(frame);
+impl Capabilities {
+    fn segment_limits(self, path: Path, room: usize) -> SegmentLimits {
+        let overhead = path.overhead() + TCP;
+        let offload = if path.from.is_ipv4() { self.tso4 } else { self.tso6 };
+        SegmentLimits {
+            mss: (MAX_FRAME - overhead) as u16,
+            offload: offload.then_some(ETHERNET + MAX_PACKET - overhead),
+            room: room.saturating_sub(overhead),
         }
     }
 }
@@ -471,13 +399,4 @@ impl Stack {
 /// Makes `deadline` no later than `timer`.
 fn arm(deadline: &mut Option<Instant>, timer: Option<Instant>) {
     *deadline = [*deadline, timer].into_iter().flatten().min();
-}
-
-/// The first name server of this machine's resolver configuration.
-fn host_name_server() -> Option<IpAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
-    text.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()
-    })
 }

@@ -1,6 +1,6 @@
 //! Readiness of the host's sockets: one thread that polls them and wakes the device.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// By token; at most one entry a socket, so bounded as the sockets are.
-    ready: BTreeMap<usize, Readiness>,
+    ready: HashMap<usize, Readiness>,
     waker: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -87,9 +87,9 @@ impl Reactor {
         }
     }
 
-    /// The sockets that became ready since the last call.
-    pub(super) fn take_ready(&self) -> BTreeMap<usize, Readiness> {
-        std::mem::take(&mut self.shared.state().ready)
+    /// Appends the sockets that became ready since the last call.
+    pub(super) fn take_ready(&self, ready: &mut Vec<(usize, Readiness)>) {
+        ready.extend(self.shared.state().ready.drain());
     }
 }
 

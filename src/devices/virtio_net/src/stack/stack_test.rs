@@ -1,155 +1,26 @@
 //! The network against another implementation of TCP/IP, smoltcp's, as the guest, and this machine's sockets.
 
-use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc::{Receiver, channel};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv4Packet, Icmpv4Repr, IpCidr, Ipv4Packet,
+    Icmpv4Packet, Icmpv4Repr, Ipv4Packet, TcpControl, TcpRepr, TcpSeqNumber,
 };
 
-use super::wire::{Path, arp_reply};
-use super::{DNS, DNS_MAC, GATEWAY, GATEWAY_MAC, GUEST, MTU, Stack};
+use super::address::{DNS_MAC, GATEWAY_MAC};
+use super::dns::Resolver;
+use super::test_guest::{
+    GUEST_V6, Guest, MAC, arp_frame, echo, icmp_frame, outgoing, pattern, tcp_frame, udp_frame,
+};
+use super::{DNS, GATEWAY, GATEWAY_V6, GUEST, MAX_CONNECTIONS, MAX_FLOWS, MTU, ROUTER_LINK_LOCAL};
 
-const MAC: EthernetAddress = EthernetAddress([2, 0x1a, 0x11, 0, 0, 1]);
 const CAPS: fn() -> ChecksumCapabilities = ChecksumCapabilities::default;
 const MEBIBYTE: usize = 1 << 20;
-
-/// The guest's network card.
-#[derive(Default)]
-struct Wire {
-    to_guest: VecDeque<Vec<u8>>,
-    from_guest: VecDeque<Vec<u8>>,
-}
-
-struct Arrived(Vec<u8>);
-struct Sender<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Arrived {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Sender<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Arrived;
-    type TxToken<'a> = Sender<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Arrived, Sender<'_>)> {
-        Some((Arrived(self.to_guest.pop_front()?), Sender(&mut self.from_guest)))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
-        Some(Sender(&mut self.from_guest))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = Medium::Ethernet;
-        caps.max_transmission_unit = 14 + MTU;
-        caps
-    }
-}
-
-struct Guest {
-    stack: Stack,
-    ready: Receiver<()>,
-    wire: Wire,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    /// Every so many frames to the guest are lost.
-    lose_each: Option<usize>,
-    delivered: usize,
-}
-
-impl Guest {
-    fn new() -> Self {
-        let stack = Stack::new(MAC.0).unwrap();
-        let (sender, ready) = channel();
-        stack.set_waker(move || {
-            // The test may be over.
-            let _ = sender.send(());
-        });
-        let mut wire = Wire::default();
-        let mut interface =
-            Interface::new(Config::new(MAC.into()), &mut wire, smoltcp::time::Instant::now());
-        interface.update_ip_addrs(|ips| ips.push(IpCidr::new(GUEST.into(), 24)).unwrap());
-        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
-        let sockets = SocketSet::new(Vec::new());
-        Self { stack, ready, wire, interface, sockets, lose_each: None, delivered: 0 }
-    }
-
-    /// Moves frames until `done`.
-    fn run_until(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> bool) {
-        // Guards against a hang only.
-        let give_up = Instant::now() + Duration::from_secs(120);
-        loop {
-            self.interface.poll(smoltcp::time::Instant::now(), &mut self.wire, &mut self.sockets);
-            if done(&mut self.sockets) {
-                return;
-            }
-            assert!(Instant::now() < give_up, "nothing goes on");
-            let now = Instant::now();
-            let mut moved = !self.wire.from_guest.is_empty();
-            for frame in self.wire.from_guest.drain(..) {
-                self.stack.receive(&frame, now);
-            }
-            self.stack.handle_events(now);
-            if self.stack.deadline().is_some_and(|deadline| deadline <= now) {
-                self.stack.expire(now);
-            }
-            for _ in 0..16 {
-                let Some(frame) = self.stack.next_frame(now) else { break };
-                moved = true;
-                self.delivered += 1;
-                if self.lose_each.is_none_or(|each| !self.delivered.is_multiple_of(each)) {
-                    self.wire.to_guest.push_back(frame);
-                }
-            }
-            if !moved {
-                let _ = self.ready.recv_timeout(Duration::from_millis(2));
-            }
-        }
-    }
-
-    fn connect(&mut self, port: u16) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 1 << 17]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.connect(self.interface.context(), (GATEWAY, port), 40_000).unwrap();
-        self.sockets.add(socket)
-    }
-
-    /// Sends one frame as the guest; the answers of the router itself.
-    fn exchange(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
-        let now = Instant::now();
-        self.stack.receive(frame, now);
-        std::iter::from_fn(|| self.stack.next_frame(now)).collect()
-    }
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-fn outgoing() -> Path {
-    Path { mac: GATEWAY_MAC, from: GUEST, to: GATEWAY }
-}
 
 #[test]
 fn the_guest_gets_its_address_by_dhcp() {
@@ -175,7 +46,7 @@ fn the_guest_gets_its_address_by_dhcp() {
 fn arp_finds_the_router_and_the_name_server_and_nobody_else() {
     let mut guest = Guest::new();
     let mut ask = |ip| {
-        let mut request = arp_reply(MAC, GUEST, EthernetAddress::BROADCAST, ip);
+        let mut request = arp_frame(MAC, GUEST, EthernetAddress::BROADCAST, ip);
         let mut frame = EthernetFrame::new_unchecked(&mut request);
         ArpPacket::new_unchecked(frame.payload_mut()).set_operation(ArpOperation::Request);
         guest.exchange(&request)
@@ -196,8 +67,7 @@ fn arp_finds_the_router_and_the_name_server_and_nobody_else() {
 #[test]
 fn the_router_answers_a_ping() {
     let mut guest = Guest::new();
-    let ping = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 3, data: b"abcdefgh" };
-    let answers = guest.exchange(&outgoing().icmp(&ping));
+    let answers = guest.exchange(&icmp_frame(outgoing(GATEWAY), echo(8, 7, b"abcdefgh")));
     let frame = EthernetFrame::new_checked(&answers[0]).unwrap();
     let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
     assert!(packet.verify_checksum());
@@ -205,7 +75,7 @@ fn the_router_answers_a_ping() {
     let icmp = Icmpv4Packet::new_checked(packet.payload()).unwrap();
     assert_eq!(
         Icmpv4Repr::parse(&icmp, &CAPS()),
-        Ok(Icmpv4Repr::EchoReply { ident: 7, seq_no: 3, data: b"abcdefgh" })
+        Ok(Icmpv4Repr::EchoReply { ident: 7, seq_no: 1, data: b"abcdefgh" })
     );
 }
 
@@ -221,10 +91,7 @@ fn datagrams_go_to_the_hosts_loopback_and_back() {
         }
     });
     let mut guest = Guest::new();
-    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 8192]);
-    let mut socket = udp::Socket::new(buffer(), buffer());
-    socket.bind(5353).unwrap();
-    let handle = guest.sockets.add(socket);
+    let handle = guest.udp_socket(5353);
     for len in [0, 1, 1472] {
         let sent = pattern(len);
         let socket = guest.sockets.get_mut::<udp::Socket>(handle);
@@ -244,16 +111,17 @@ fn datagrams_go_to_the_hosts_loopback_and_back() {
 #[test]
 fn without_a_name_server_queries_fail_at_once() {
     let mut guest = Guest::new();
-    guest.stack.name_server = None;
+    guest.stack.resolver = Resolver::fixed(None);
     let query = [0x12, 0x34, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let answers = guest.exchange(&Path { to: DNS, ..outgoing() }.udp(1234, 53, &query));
+    let answers = guest.exchange(&udp_frame(outgoing(DNS), 1234, 53, &query));
     assert_eq!(answers[0][42..], [0x12, 0x34, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 /// The guest sends `up` and closes; the host sends `down` and closes; both get everything and the end of it.
-fn transfer(guest: &mut Guest, up: &[u8], down: &'static [u8]) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let handle = guest.connect(listener.local_addr().unwrap().port());
+fn transfer(guest: &mut Guest, ip: IpAddr, up: &[u8], down: &'static [u8]) {
+    let loopback = if ip.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let listener = TcpListener::bind(loopback).unwrap();
+    let handle = guest.connect(ip, listener.local_addr().unwrap().port());
     let host = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut reader: TcpStream = stream.try_clone().unwrap();
@@ -287,25 +155,22 @@ fn transfer(guest: &mut Guest, up: &[u8], down: &'static [u8]) {
     });
     assert!(host.join().unwrap() == up, "the host got what the guest sent");
     assert!(received == down, "the guest got what the host sent");
-    let mut stack_is_done = 0;
-    guest.run_until(|_| {
-        stack_is_done += 1;
-        stack_is_done > 2
-    });
+    guest.settle();
     assert!(guest.stack.tcp.is_empty() && guest.stack.tokens.is_empty());
 }
 
 #[test]
 fn a_mebibyte_goes_each_way_and_both_ends_close() {
     let data: &'static [u8] = pattern(MEBIBYTE).leak();
-    transfer(&mut Guest::new(), data, data);
+    transfer(&mut Guest::new(), GATEWAY.into(), data, data);
+    transfer(&mut Guest::new(), GATEWAY_V6.into(), data, data);
 }
 
 #[test]
 fn lost_segments_are_sent_again() {
     let mut guest = Guest::new();
     guest.lose_each = Some(23);
-    transfer(&mut guest, &pattern(40_000), pattern(40_000).leak());
+    transfer(&mut guest, GATEWAY.into(), &pattern(40_000), pattern(40_000).leak());
 }
 
 #[test]
@@ -313,7 +178,7 @@ fn a_refused_connection_is_reset() {
     // Bound and closed again: nobody listens there.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut guest = Guest::new();
-    let handle = guest.connect(port);
+    let handle = guest.connect(GATEWAY, port);
     guest.run_until(|sockets| sockets.get_mut::<tcp::Socket>(handle).state() == tcp::State::Closed);
     assert!(guest.stack.tcp.is_empty() && guest.stack.tokens.is_empty());
 }
@@ -322,37 +187,102 @@ fn a_refused_connection_is_reset() {
 fn a_reset_closes_the_hosts_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut guest = Guest::new();
-    let handle = guest.connect(listener.local_addr().unwrap().port());
+    let handle = guest.connect(GATEWAY, listener.local_addr().unwrap().port());
     guest.run_until(|sockets| sockets.get_mut::<tcp::Socket>(handle).may_send());
     let (mut stream, _) = listener.accept().unwrap();
     guest.stack.reset();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    // An end that cannot be taken for a complete one.
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+fn syn(port: u16, dst_port: u16) -> TcpRepr<'static> {
+    TcpRepr {
+        src_port: port,
+        dst_port,
+        control: TcpControl::Syn,
+        seq_number: TcpSeqNumber(0),
+        ack_number: None,
+        window_len: 1000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    }
+}
+
+#[test]
+fn a_storm_of_connections_is_bounded_and_the_established_one_survives_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut guest = Guest::new();
+    let handle = guest.connect(GATEWAY, port);
+    guest.run_until(|sockets| sockets.get_mut::<tcp::Socket>(handle).may_send());
+    let (mut stream, _) = listener.accept().unwrap();
+    // The guest's last word of the handshake is to arrive.
+    guest.settle();
+    // From ports that the guest's own socket does not have; nobody answers at the addresses of RFC 5737.
+    for number in 0..3000u16 {
+        let path = outgoing(IpAddr::from([192, 0, 2, number.to_be_bytes()[1]]));
+        guest.stack.receive(&tcp_frame(path, &syn(1000 + number, 80), &[]), false, Instant::now());
+        assert!(guest.stack.tcp.len() <= MAX_CONNECTIONS);
+        assert!(guest.stack.tokens.len() <= MAX_CONNECTIONS + MAX_FLOWS);
+        assert!(guest.stack.pending.len() <= MAX_CONNECTIONS + MAX_FLOWS);
+    }
+    guest.sockets.get_mut::<tcp::Socket>(handle).send_slice(b"still here").unwrap();
+    guest.settle();
+    let mut received = [0; 10];
+    stream.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"still here");
+}
+
+#[test]
+fn flows_of_datagrams_are_bounded_and_the_oldest_goes_first() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut guest = Guest::new();
+    for number in 0..2 * MAX_FLOWS as u16 {
+        guest.exchange(&udp_frame(outgoing(GATEWAY), 1000 + number, port, b"x"));
+        assert!(guest.stack.flows.len() <= MAX_FLOWS);
+    }
+    let ports = guest.stack.flows.keys().map(|id| match id {
+        super::FlowId::Udp(key) => key.guest_port,
+        other => panic!("{other:?}"),
+    });
+    assert!(ports.min().unwrap() >= 1000 + MAX_FLOWS as u16);
 }
 
 /// Frames that are right but for a few bytes: of each protocol that the stack reads.
 fn nearly_right_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop::collection::vec(any::<u8>(), 0..400);
-    let kind = 0..5u8;
+    let kind = 0..9u8;
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     (kind, payload, changes, any::<prop::sample::Index>()).prop_map(
         |(kind, payload, changes, cut)| {
             let mut frame = match kind {
-                0 => arp_reply(MAC, GUEST, GATEWAY_MAC, GATEWAY),
-                1 => outgoing().udp(68, 67, &payload),
+                0 => arp_frame(MAC, GUEST, GATEWAY_MAC, GATEWAY),
+                1 => udp_frame(outgoing(GATEWAY), 68, 67, &payload),
                 // The options of DHCP.
                 2 => {
                     let mut message = vec![0; 240];
                     message[0..3].copy_from_slice(&[1, 1, 6]);
                     message[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
                     message.extend(payload);
-                    outgoing().udp(68, 67, &message)
+                    udp_frame(outgoing(GATEWAY), 68, 67, &message)
                 }
-                3 => outgoing().icmp(&Icmpv4Repr::EchoRequest {
-                    ident: 1,
-                    seq_no: 1,
-                    data: &payload,
-                }),
-                _ => Path { to: DNS, ..outgoing() }.udp(1234, 53, &payload),
+                3 => icmp_frame(outgoing(GATEWAY), echo(8, 1, &payload)),
+                4 => icmp_frame(outgoing(GATEWAY_V6), echo(128, 1, &payload)),
+                // Neighbour and router discovery, with the payload for options.
+                5 | 6 => {
+                    let mut message = vec![if kind == 5 { 135 } else { 133 }, 0, 0, 0, 0, 0, 0, 0];
+                    message.extend(ROUTER_LINK_LOCAL.octets());
+                    message.extend(payload);
+                    let path = super::wire::Path { hop_limit: 255, ..outgoing(ROUTER_LINK_LOCAL) };
+                    icmp_frame(path, message)
+                }
+                7 => tcp_frame(outgoing(GUEST_V6), &syn(1, 1), &payload),
+                _ => udp_frame(outgoing(DNS), 1234, 53, &payload),
             };
             for (index, value) in changes {
                 let at = index.index(frame.len());
@@ -377,7 +307,7 @@ proptest! {
         1..32,
     )) {
         let mut guest = Guest::new();
-        guest.stack.name_server = None;
+        guest.stack.resolver = Resolver::fixed(None);
         for frame in &frames {
             // Answers are frames that the guest could read.
             for answer in guest.exchange(frame) {
@@ -392,7 +322,6 @@ proptest! {
         (0..5u8, -70_000..70_000i32, prop::option::of(-3..70_000i32), any::<u16>(), 0..1400usize),
         1..64,
     )) {
-        use smoltcp::wire::{TcpControl, TcpRepr, TcpSeqNumber};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut guest = Guest::new();
@@ -407,20 +336,14 @@ proptest! {
             };
             let payload = pattern(len);
             let segment = TcpRepr {
-                src_port: 1000,
-                dst_port: port,
                 control,
                 seq_number: TcpSeqNumber(seq),
                 ack_number: ack.filter(|_| index != 0).map(TcpSeqNumber),
                 window_len,
-                window_scale: None,
-                max_seg_size: None,
-                sack_permitted: false,
-                sack_ranges: [None; 3],
-                timestamp: None,
-                payload: if index == 0 { &[] } else { &payload },
+                ..syn(1000, port)
             };
-            guest.exchange(&outgoing().tcp(&segment));
+            let payload = if index == 0 { &[] } else { &payload[..] };
+            guest.exchange(&tcp_frame(outgoing(GATEWAY), &segment, payload));
             if index % 4 == 0 {
                 let _ = guest.ready.recv_timeout(Duration::from_millis(1));
             }

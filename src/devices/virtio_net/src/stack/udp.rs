@@ -1,20 +1,24 @@
-//! UDP flows: a connected host socket for each pair of ports and peer.
+//! Flows of datagrams and of ICMP echo: each has a host socket that is connected to the peer, or is a share of one on
+//! which the host listens for the guest.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::MTU;
 use super::reactor::Readiness;
 
 /// How long a flow is kept after its last datagram (RFC 4787 §4.3).
 const IDLE: Duration = Duration::from_secs(300);
-/// Longest payload for the guest in bytes: what fits an IPv4 packet without fragments.
-const MAX_PAYLOAD: usize = MTU - 28;
+/// How long an echo flow is kept after its last message (RFC 5508 §3.2).
+const IDLE_ECHO: Duration = Duration::from_secs(60);
 
-/// A socket for a flow to `peer`.
+/// A socket for datagrams to `peer`.
+///
+/// # Errors
+/// When the host has none left or no way to the peer.
 pub(super) fn connect(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -25,75 +29,109 @@ pub(super) fn connect(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A socket for ICMP echo messages to `peer`, whose port means nothing.
+///
+/// # Errors
+/// As [`connect`], and when the host lets this user have none.
+pub(super) fn connect_echo(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let (domain, protocol) = match peer {
+        SocketAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        SocketAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SocketAddr::new(peer.ip(), 0).into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// What a flow sends by.
+#[derive(Debug)]
+pub(super) enum Outlet {
+    /// A socket of its own, known to the reactor by this token.
+    Own { socket: UdpSocket, token: usize },
+    /// The socket of this forward, which receives for the flow too.
+    Forward { index: usize, peer: SocketAddr },
+}
+
 /// One flow.
 #[derive(Debug)]
 pub(super) struct Flow {
-    pub(super) socket: UdpSocket,
-    pub(super) token: usize,
+    pub(super) outlet: Outlet,
     /// Whether the stack has it in its queue.
     pub(super) is_pending: bool,
+    is_echo: bool,
     readable: bool,
     last_use: Instant,
 }
 
 impl Flow {
-    pub(super) fn new(socket: UdpSocket, token: usize) -> Self {
-        Self { socket, token, is_pending: false, readable: false, last_use: Instant::now() }
+    pub(super) fn new(outlet: Outlet, is_echo: bool, now: Instant) -> Self {
+        Self { outlet, is_pending: false, is_echo, readable: false, last_use: now }
+    }
+
+    pub(super) fn last_use(&self) -> Instant {
+        self.last_use
+    }
+
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.last_use = now;
     }
 
     pub(super) fn expiry(&self) -> Instant {
-        self.last_use + IDLE
+        self.last_use + if self.is_echo { IDLE_ECHO } else { IDLE }
     }
 
     pub(super) fn ready(&mut self, ready: Readiness) {
         self.readable |= ready.readable;
     }
 
-    /// Sends a datagram of the guest's. It may be lost, as datagrams may.
-    pub(super) fn send(&mut self, payload: &[u8], now: Instant) {
+    /// The next datagram for the guest, of at most `buffer.len() - 1` bytes; its length. Longer ones, which need
+    /// fragments, are lost.
+    pub(super) fn receive(&mut self, buffer: &mut [u8], now: Instant) -> Option<usize> {
+        let Outlet::Own { socket, .. } = &self.outlet else { return None };
+        let len = receive(buffer, &mut self.readable, |buffer| socket.recv(buffer))?;
         self.last_use = now;
-        if let Err(e) = self.socket.send(payload) {
-            tracing::debug!(error = &e as &dyn std::error::Error, "A datagram was lost");
-        }
-    }
-
-    /// The next datagram for the guest. One that needs fragments is lost.
-    pub(super) fn receive(&mut self, now: Instant) -> Option<Vec<u8>> {
-        /// Datagrams or errors in a row that the guest sees nothing of, before others get their turn.
-        const TRIES: usize = 16;
-        let mut buffer = vec![0; MAX_PAYLOAD + 1];
-        for _ in 0..TRIES {
-            if !self.readable {
-                return None;
-            }
-            match self.socket.recv(&mut buffer) {
-                Ok(len) if len <= MAX_PAYLOAD => {
-                    self.last_use = now;
-                    buffer.truncate(len);
-                    return Some(buffer);
-                }
-                Ok(_) => tracing::debug!("A datagram for the guest was too long"),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                // An error of an earlier datagram, such as a closed port; the socket goes on.
-                Err(_) => {}
-            }
-        }
-        None
+        Some(len)
     }
 }
 
-/// The answer to a DNS query when there is no name server: SERVFAIL (RFC 1035 §4.1.1).
-pub(super) fn server_failure(query: &[u8]) -> Option<Vec<u8>> {
-    const RESPONSE: u8 = 0x80;
-    const KEPT: u8 = 0x79; // Opcode and RD.
-    const RECURSION_AVAILABLE: u8 = 0x80;
-    const SERVFAIL: u8 = 2;
-    let [id_high, id_low, flags, _, ..] = *query.first_chunk::<12>()?;
-    if flags & RESPONSE != 0 {
-        return None;
+/// Receives by `receive` until there is a datagram that leaves room in `buffer`, or no further one.
+pub(super) fn receive<T: Received>(
+    buffer: &mut [u8],
+    readable: &mut bool,
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<T>,
+) -> Option<T> {
+    /// Datagrams or errors in a row that the guest sees nothing of, before others get their turn.
+    const TRIES: usize = 16;
+    for _ in 0..TRIES {
+        if !*readable {
+            return None;
+        }
+        match receive(buffer) {
+            Ok(received) if received.len() < buffer.len() => return Some(received),
+            Ok(_) => tracing::debug!("A datagram for the guest was too long"),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => *readable = false,
+            // An error of an earlier datagram, such as a closed port; the socket goes on.
+            Err(_) => {}
+        }
     }
-    // Without the question, of which a malformed one could not be copied.
-    let mut reply = vec![id_high, id_low, flags & KEPT | RESPONSE, RECURSION_AVAILABLE | SERVFAIL];
-    reply.resize(12, 0);
-    Some(reply)
+    None
+}
+
+/// What receiving yields.
+pub(super) trait Received {
+    /// Bytes of the datagram, as far as they fitted.
+    fn len(&self) -> usize;
+}
+
+impl Received for usize {
+    fn len(&self) -> usize {
+        *self
+    }
+}
+
+impl Received for (usize, SocketAddr) {
+    fn len(&self) -> usize {
+        self.0
+    }
 }

@@ -149,7 +149,7 @@ impl Event {
 }
 
 /// An eventfd to add to; non-blocking because nobody reads it.
-fn new_broadcast() -> Result<OwnedFd> {
+pub(crate) fn new_broadcast() -> Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
@@ -195,7 +195,7 @@ pub unsafe fn zx_eventpair_create(
     })())
 }
 
-/// See the Zircon documentation of `zx_object_signal`. On an object that is neither event nor eventpair the user
+/// See the Zircon documentation of `zx_object_signal`. On an object that is no event, eventpair or FIFO the user
 /// signals are seen in this process only, and are not carried along when its handle is sent to another.
 ///
 /// # Safety
@@ -206,6 +206,7 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
         held.require(ZX_RIGHT_SIGNAL)?;
         match &held.kind {
             Kind::Event(event) => event.signal(clear_mask, set_mask),
+            Kind::Fifo(fifo) => fifo.signal(clear_mask, set_mask),
             _ if (clear_mask | set_mask) & !ZX_USER_SIGNAL_ALL != 0 => Err(INVALID_ARGS),
             _ => {
                 held.change_local_signals(clear_mask, set_mask);
@@ -216,7 +217,7 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
 }
 
 /// See the Zircon documentation of `zx_object_signal_peer`. User signals of channel and socket peers are not
-/// supported (`ZX_ERR_NOT_SUPPORTED`): the peer may be in another process, and only eventpairs share memory.
+/// supported (`ZX_ERR_NOT_SUPPORTED`): the peer may be in another process, and only eventpairs and FIFOs share memory.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
@@ -230,6 +231,7 @@ pub unsafe fn zx_object_signal_peer(
         held.require(ZX_RIGHT_SIGNAL_PEER)?;
         match &held.kind {
             Kind::Event(event) => event.signal_peer(clear_mask, set_mask),
+            Kind::Fifo(fifo) => fifo.signal_peer(clear_mask, set_mask),
             Kind::Channel(_) | Kind::Socket(_) => Err(NOT_SUPPORTED),
             _ => Err(WRONG_TYPE),
         }

@@ -15,6 +15,7 @@
 //! | channel | `SOCK_SEQPACKET` pair | one system call to write, one to read; writes beyond the socket's room queue in the sender |
 //! | socket | `SOCK_STREAM` or `SOCK_SEQPACKET` pair | |
 //! | event, eventpair | shared memory and an eventfd | levels, edges and pulses as on Zircon, across processes |
+//! | FIFO | shared memory and an eventfd | reading and writing are no system calls, unless someone may wait |
 //! | VMO | sealed memfd | |
 //! | VMAR | `mmap` | |
 //! | port | epoll set and a queue | |
@@ -34,8 +35,8 @@
 //! Named at each call; in sum:
 //! * Handles of ports, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`). A job of another process can be
 //!   killed and waited for; nothing can be made in it.
-//! * User signals of objects other than events and eventpairs are seen within one process, and `zx_object_signal_peer` is
-//!   for eventpairs only. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
+//! * User signals of objects other than events, eventpairs and FIFOs are seen within one process, and
+//!   `zx_object_signal_peer` is for eventpairs and FIFOs only. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
 //! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket
 //!   when its process is killed is lost.
 //! * Closing a handle does not end a `zx_object_wait_one` or `wait_many` that another thread makes with it.
@@ -47,6 +48,9 @@
 
 mod channel;
 mod event;
+mod fifo;
+#[cfg(test)]
+mod fifo_test;
 mod guest;
 mod handle_table;
 mod info;
@@ -75,6 +79,7 @@ mod wait;
 
 pub use channel::*;
 pub use event::{zx_event_create, zx_eventpair_create, zx_object_signal, zx_object_signal_peer};
+pub use fifo::{zx_fifo_create, zx_fifo_read, zx_fifo_write};
 pub use guest::{
     zx_guest_create, zx_guest_set_trap, zx_vcpu_create, zx_vcpu_enter, zx_vcpu_interrupt,
     zx_vcpu_kick, zx_vcpu_read_state, zx_vcpu_write_state,

@@ -2,6 +2,7 @@
 
 use crate::channel::Channel;
 use crate::event::{Event, Snapshot};
+use crate::fifo::Fifo;
 use crate::guest::{Guest, Vcpu};
 use crate::port::Port;
 use crate::resource::Resource;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub(crate) enum Kind {
     Channel(Channel),
     Event(Event),
+    Fifo(Fifo),
     Guest(Guest),
     Job(Job),
     Port(Port),
@@ -105,7 +107,7 @@ impl Object {
     }
 
     as_kind! {
-        channel: Channel, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
+        channel: Channel, fifo: Fifo, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
         socket: Socket, timer: Timer, vcpu: Vcpu, vmar: Vmar, vmo: Vmo,
     }
 
@@ -114,6 +116,7 @@ impl Object {
         match &self.kind {
             Kind::Channel(_) => ZX_OBJ_TYPE_CHANNEL,
             Kind::Event(event) => event.object_type(),
+            Kind::Fifo(_) => ZX_OBJ_TYPE_FIFO,
             Kind::Guest(_) => ZX_OBJ_TYPE_GUEST,
             Kind::Job(_) => ZX_OBJ_TYPE_JOB,
             Kind::Port(_) => ZX_OBJ_TYPE_PORT,
@@ -133,6 +136,7 @@ impl Object {
         Ok(match &self.kind {
             Kind::Channel(channel) => channel.sources(interest),
             Kind::Event(event) => event.sources(interest)?,
+            Kind::Fifo(fifo) => fifo.sources(interest)?,
             Kind::Job(job) => job.sources(interest),
             Kind::Process(process) => process.sources(interest),
             Kind::Socket(socket) => socket.sources(interest),
@@ -143,8 +147,10 @@ impl Object {
 
     /// Takes note of what the source with this index reported, where it cannot be asked again later.
     pub(crate) fn observe(&self, index: usize, revents: PollFlags) {
-        if let Kind::Event(event) = &self.kind {
-            event.observe(index, revents);
+        match &self.kind {
+            Kind::Event(event) => event.observe(index, revents),
+            Kind::Fifo(fifo) => fifo.observe(index, revents),
+            _ => {}
         }
     }
 
@@ -153,6 +159,7 @@ impl Object {
         let object = match &self.kind {
             Kind::Channel(channel) => channel.signals(revents),
             Kind::Event(event) => event.signals(),
+            Kind::Fifo(fifo) => fifo.signals(),
             Kind::Job(job) => job.signals(revents),
             Kind::Process(process) => process.signals(revents),
             Kind::Socket(socket) => socket.signals(revents),
@@ -190,6 +197,16 @@ impl Object {
     pub(crate) fn asserted_since(&self, snapshot: Option<&Snapshot>) -> zx_signals_t {
         match (&self.kind, snapshot) {
             (Kind::Event(event), Some(snapshot)) => event.asserted_since(snapshot),
+            _ => 0,
+        }
+    }
+
+    /// How often this process has seen the object empty, or full: a signal that is active now and was active before then
+    /// has been inactive in between, which an edge-triggered wait must know.
+    pub(crate) fn drains(&self) -> u32 {
+        match &self.kind {
+            Kind::Channel(channel) => channel.drains(),
+            Kind::Fifo(fifo) => fifo.drains(),
             _ => 0,
         }
     }

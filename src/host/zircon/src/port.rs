@@ -3,7 +3,6 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
-use crate::channel::Channel;
 use crate::event::Snapshot;
 use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
@@ -54,7 +53,7 @@ struct Observer {
 struct Edge {
     /// Signals of the wait that are active and have been since it last looked.
     active: zx_signals_t,
-    /// The object's count of reads that found nothing.
+    /// How often the object was seen empty or full; see [`Object::drains`].
     drains: u32,
 }
 
@@ -317,7 +316,7 @@ impl Port {
         registration.observers.push(observer);
         if matches!(registration.arms[0], Arm::Edge(_))
             && !edge
-            && !matches!(object.kind, Kind::Event(_))
+            && !matches!(object.kind, Kind::Event(_) | Kind::Fifo(_))
         {
             // Armed patiently for a wait that is over or mixed: arming anew reports the present state.
             registration.arms[0] = Arm::Disarmed;
@@ -424,7 +423,7 @@ impl Observer {
             if self.snapshot.is_some() {
                 observed = risen | (signals & ZX_EVENTPAIR_PEER_CLOSED & !edge.active);
             } else {
-                let drains = object.channel().map_or(edge.drains, Channel::drains);
+                let drains = object.drains();
                 let drained = drains != edge.drains;
                 let active = std::mem::replace(&mut edge.active, signals & self.signals);
                 edge.drains = drains;
@@ -478,8 +477,7 @@ pub(crate) fn wait_async(
     let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
         None
     } else {
-        let drains = held.channel().map_or(0, Channel::drains);
-        Some(Edge { active: held.signals(signals)? & signals, drains })
+        Some(Edge { active: held.signals(signals)? & signals, drains: held.drains() })
     };
     let snapshot = held.snapshot()?;
     let timestamp = options & ZX_WAIT_ASYNC_TIMESTAMP != 0;

@@ -15,6 +15,7 @@ pub(crate) const SOCKET: zx_rights_t =
     BASIC | IO | PROPERTY | ZX_RIGHT_SIGNAL | ZX_RIGHT_SIGNAL_PEER | ZX_RIGHT_MANAGE_SOCKET;
 pub(crate) const EVENT: zx_rights_t = BASIC | ZX_RIGHT_SIGNAL;
 pub(crate) const EVENTPAIR: zx_rights_t = BASIC | ZX_RIGHT_SIGNAL | ZX_RIGHT_SIGNAL_PEER;
+pub(crate) const FIFO: zx_rights_t = BASIC | IO | ZX_RIGHT_SIGNAL | ZX_RIGHT_SIGNAL_PEER;
 pub(crate) const VMO: zx_rights_t = BASIC | IO | PROPERTY | ZX_RIGHT_MAP | ZX_RIGHT_SIGNAL;
 pub(crate) const VMAR: zx_rights_t = (BASIC & !ZX_RIGHT_WAIT) | ZX_RIGHT_OP_CHILDREN;
 pub(crate) const PORT: zx_rights_t = (BASIC & !ZX_RIGHT_WAIT) | IO;

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(crate) const SETTABLE: zx_signals_t = ZX_EVENT_SIGNALED | ZX_USER_SIGNAL_ALL;
 const COUNTED: usize = 9;
 const PAGE: usize = 4096;
+/// Bytes of shared memory that the signals take up.
+pub(crate) const SIGNALS_SIZE: usize = PAGE;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// How often each settable signal had been asserted.
@@ -55,8 +57,13 @@ fn signal_of(index: usize) -> zx_signals_t {
 impl SharedSignals {
     /// A page with all signals clear.
     pub(crate) fn new() -> Result<SharedSignals> {
+        Self::with_size(PAGE)
+    }
+
+    /// As [`SharedSignals::new`], with further memory behind the page; `size` is of both, in bytes.
+    pub(crate) fn with_size(size: usize) -> Result<SharedSignals> {
         let fd = memfd_create("zx_event", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&fd, PAGE as u64)?;
+        ftruncate(&fd, size as u64)?;
         fcntl_add_seals(&fd, SEALS)?;
         Ok(SharedSignals { fd, page: OnceLock::new() })
     }
@@ -74,16 +81,22 @@ impl SharedSignals {
         self.fd.as_fd()
     }
 
+    /// Fails with `ZX_ERR_IO_DATA_INTEGRITY` unless the memory has `size` bytes, and for ever: a file that can shrink would
+    /// make every access a crash at its sender's will.
+    pub(crate) fn check_size(&self, size: usize) -> Result<()> {
+        let sealed = fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        if !sealed || fstat(&self.fd)?.st_size < size as i64 {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        Ok(())
+    }
+
     fn page(&self) -> Result<&Page> {
         if let Some(page) = self.page.get() {
             // SAFETY: mapped until drop; `Page` is all atomics.
             return Ok(unsafe { page.as_ref() });
         }
-        // A file that can shrink would make every access a crash at its sender's will.
-        let sealed = fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        if !sealed || fstat(&self.fd)?.st_size < PAGE as i64 {
-            return Err(IO_DATA_INTEGRITY);
-        }
+        self.check_size(PAGE)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
             mmap(

@@ -5,6 +5,7 @@
 
 use crate::channel::Channel;
 use crate::event::Event;
+use crate::fifo::Fifo;
 use crate::guest::Guest;
 use crate::handle_table::Held;
 use crate::object::{Kind, Object};
@@ -78,6 +79,10 @@ impl<'a> Export<'a> {
                 fds.extend(event.fds().into_iter().flatten().map(Fd::Borrowed));
                 extra[0] = event.side() as u64;
             }
+            Kind::Fifo(fifo) => {
+                fds.extend(fifo.fds().map(Fd::Borrowed));
+                extra = fifo.to_wire();
+            }
             Kind::Guest(guest) => fds.push(Fd::Owned(guest.control_for_transfer()?)),
             Kind::Job(job) => fds.push(Fd::Owned(job.control_for_transfer(&held.object)?)),
             Kind::Process(process) => {
@@ -142,6 +147,7 @@ pub(crate) fn import(
             let side = usize::from(extra[0] != 0);
             Kind::Event(Event::from_fds(next()?, next()?, Some((next()?, side))))
         }
+        ZX_OBJ_TYPE_FIFO => Kind::Fifo(Fifo::from_wire([next()?, next()?, next()?], extra)?),
         ZX_OBJ_TYPE_GUEST => Kind::Guest(Guest::from_control(next()?)),
         ZX_OBJ_TYPE_JOB => Kind::Job(Job::from_control(next()?)),
         ZX_OBJ_TYPE_PROCESS => {

@@ -1,7 +1,7 @@
 //! Waiting for signals: `zx_object_wait_one`, `wait_many` and `wait_async`.
 
 use crate::handle_table::{Held, get};
-use crate::object::Waiter;
+use crate::object::{Source, Waiter};
 use crate::status::{INVALID_ARGS, OUT_OF_RANGE, Result, TIMED_OUT, answer, set_optional};
 use crate::system::{now, until};
 use fuchsia_zircon_types::*;
@@ -37,13 +37,14 @@ struct Item {
 }
 
 impl Item {
-    /// Whether the descriptors say at any time what the item waits for. A channel is writable when its descriptor says
+    /// Whether the first descriptor says at any time what the item waits for. A channel is writable when its descriptor says
     /// nothing, so that is another case.
     fn is_pollable(&self) -> Result<bool> {
         let writable_channel =
             self.signals & ZX_CHANNEL_WRITABLE != 0 && self.held.channel().is_ok();
+        let sources = self.held.sources(self.signals)?;
         Ok(!writable_channel
-            && !self.held.sources(self.signals)?.iter().flatten().any(|source| source.edge)
+            && !matches!(sources, [Some(Source { edge: true, .. }), _] | [_, Some(_)])
             && self.held.snapshot()?.is_none())
     }
 

@@ -27,7 +27,7 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
@@ -36,6 +36,7 @@ fn main() {
         ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
         ("signals_cross_processes", signals_cross_processes),
         ("calls_cross_processes", calls_cross_processes),
+        ("fifos_cross_processes", fifos_cross_processes),
         (
             "a_missing_program_is_an_error_and_leaks_nothing",
             a_missing_program_is_an_error_and_leaks_nothing,
@@ -230,6 +231,36 @@ fn calls_cross_processes() {
     close(process);
 }
 
+fn fifos_cross_processes() {
+    let (near, far) = channel();
+    let (fifo, other) = create_fifo(4);
+    let process = spawn("fifo", vec![(USER, far), (USER | 1 << 16, other)]);
+    let port = port();
+    for round in 0..1000_u64 {
+        fifo_write(fifo, &[round, !round]).unwrap();
+        let mut answer = Vec::new();
+        while answer.len() < 2 {
+            // SAFETY: always safe.
+            let status = unsafe { zx_object_wait_async(fifo, port, round, ZX_FIFO_READABLE, 0) };
+            assert_eq!(status, ZX_OK);
+            assert_eq!(next_packet(port).key, round);
+            answer.extend(fifo_read(fifo, 2).unwrap());
+        }
+        assert_eq!(answer, [round + 1, (!round).wrapping_add(1)]);
+    }
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_object_signal_peer(fifo, 0, ZX_USER_SIGNAL_3) }, ZX_OK);
+    assert_eq!(read_when_ready(near).0, b"signaled");
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
+    wait(fifo, ZX_FIFO_PEER_CLOSED);
+    assert_eq!(fifo_write(fifo, &[1]), Err(ZX_ERR_PEER_CLOSED));
+    // What it wrote last can still be read.
+    assert_eq!(fifo_read(fifo, 2), Ok(vec![99]));
+    assert_eq!(fifo_read(fifo, 2), Err(ZX_ERR_PEER_CLOSED));
+    [near, fifo, process, port].into_iter().for_each(close);
+}
+
 fn a_missing_program_is_an_error_and_leaks_nothing() {
     let spawn = || {
         let program = linux::Program::Path("/nonexistent/program".into());
@@ -242,8 +273,10 @@ fn a_missing_program_is_an_error_and_leaks_nothing() {
         })
     };
     assert_eq!(spawn().unwrap_err().0, ZX_ERR_NOT_FOUND);
+    settle();
     let before = (open_fds(), linux::handle_count());
     assert_eq!(spawn().unwrap_err().0, ZX_ERR_NOT_FOUND);
+    settle();
     assert_eq!((open_fds(), linux::handle_count()), before);
 }
 

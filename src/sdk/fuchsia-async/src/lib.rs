@@ -1,4 +1,4 @@
-//! The executor of Fuchsia programs and what can be awaited on it: tasks, timers, signals, channels, sockets. An executor is
+//! The executor of Fuchsia programs and what can be awaited on it: tasks, timers, signals, channels, sockets, FIFOs. An executor is
 //! a queue of ready tasks and one [`zx::Port`]: whatever a task waits for arrives there as a packet, so that an idle
 //! executor costs one system call a turn and nothing polls. Only what waits on a port belongs here; it names no operating
 //! system, since the port is behind the syscall seam.
@@ -11,6 +11,7 @@ mod channel;
 mod clock;
 mod executor;
 mod fake_time;
+mod fifo;
 mod local;
 mod on_signals;
 mod packets;
@@ -28,6 +29,10 @@ pub use channel::{Channel, RecvEtcMsg, RecvMsg};
 pub use clock::{Time, WakeupTime};
 pub use executor::EHandle;
 pub use fake_time::TestExecutor;
+pub use fifo::{
+    Fifo, FifoEntry, FifoReadBuffer, FifoReadable, FifoWritable, FifoWriteBuffer, ReadEntries,
+    ReadOne, WriteEntries,
+};
 pub use local::LocalExecutor;
 pub use on_signals::{OnSignals, OnSignalsRef};
 pub use packets::{PacketReceiver, ReceiverRegistration};

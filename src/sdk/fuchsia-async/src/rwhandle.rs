@@ -1,4 +1,4 @@
-//! Readiness of objects that are read and written: channels, sockets.
+//! Readiness of objects that are read and written: channels, sockets, FIFOs.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -6,6 +6,7 @@
 
 mod channel;
 mod event;
+mod fifo;
 mod guest;
 mod handle;
 mod info;
@@ -30,6 +31,7 @@ mod wait;
 
 pub use channel::{Channel, MessageBuf, MessageBufEtc};
 pub use event::{Event, EventPair};
+pub use fifo::{Fifo, UnspecifiedFifoElement};
 pub use guest::Guest;
 pub use handle::{
     AsHandleRef, Handle, HandleBased, HandleDisposition, HandleInfo, HandleOp, HandleRef, Koid,

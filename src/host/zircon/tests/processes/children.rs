@@ -27,6 +27,7 @@ pub(crate) fn run(role: &str) {
             hold(near);
         }
         "signal" => signal(near, second),
+        "fifo" => fifo(near, second),
         "bells" => crate::guests::answer_bells(near, second),
         _ => panic!("no role {role}"),
     }
@@ -74,5 +75,20 @@ fn signal(near: zx_handle_t, event: zx_handle_t) {
         let signals = u32::from_ne_bytes(bytes.try_into().unwrap());
         // SAFETY: always safe.
         assert_eq!(unsafe { zx_object_signal(event, 0, signals) }, ZX_OK);
+    }
+}
+
+/// Answers each number with the next one until it is signaled.
+fn fifo(near: zx_handle_t, fifo: zx_handle_t) {
+    loop {
+        let signals = wait(fifo, ZX_FIFO_READABLE | ZX_USER_SIGNAL_3);
+        if signals & ZX_USER_SIGNAL_3 != 0 {
+            fifo_write(fifo, &[99]).unwrap();
+            write(near, b"signaled", &[]);
+            return hold(near);
+        }
+        let numbers: Vec<u64> =
+            fifo_read(fifo, 4).unwrap().iter().map(|number| number.wrapping_add(1)).collect();
+        assert_eq!(fifo_write(fifo, &numbers), Ok(numbers.len()));
     }
 }

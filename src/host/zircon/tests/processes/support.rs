@@ -122,6 +122,35 @@ pub(crate) fn next_packet(port: zx_handle_t) -> zx_port_packet_t {
     packet
 }
 
+/// A FIFO of this many 64-bit numbers.
+pub(crate) fn create_fifo(count: usize) -> (zx_handle_t, zx_handle_t) {
+    let (mut first, mut second) = (0, 0);
+    let size = size_of::<u64>();
+    // SAFETY: the pointers are to locals.
+    assert_eq!(unsafe { zx_fifo_create(count, size, 0, &mut first, &mut second) }, ZX_OK);
+    (first, second)
+}
+
+pub(crate) fn fifo_write(fifo: zx_handle_t, numbers: &[u64]) -> Result<usize, zx_status_t> {
+    let mut actual = 0;
+    let data = numbers.as_ptr().cast();
+    // SAFETY: the pointers are to a slice of this length and to a local.
+    match unsafe { zx_fifo_write(fifo, 8, data, numbers.len(), &mut actual) } {
+        ZX_OK => Ok(actual),
+        status => Err(status),
+    }
+}
+
+pub(crate) fn fifo_read(fifo: zx_handle_t, count: usize) -> Result<Vec<u64>, zx_status_t> {
+    let mut numbers = vec![0; count];
+    let mut actual = 0;
+    let data = numbers.as_mut_ptr().cast();
+    // SAFETY: the pointers are to a buffer of this length and to a local.
+    let status = unsafe { zx_fifo_read(fifo, 8, data, count, &mut actual) };
+    numbers.truncate(actual);
+    if status == ZX_OK { Ok(numbers) } else { Err(status) }
+}
+
 pub(crate) fn process_info(process: zx_handle_t) -> zx_info_process_t {
     let mut info = zx_info_process_t::default();
     let (buffer, none) = ((&raw mut info).cast(), std::ptr::null_mut());

@@ -54,6 +54,7 @@ fn handle(subtype: u32) -> &'static str {
         16 => "fidl::EventPair",
         17 => "fidl::Job",
         18 => "fidl::Vmar",
+        19 => "fidl::Fifo",
         20 => "fidl::Guest",
         21 => "fidl::Vcpu",
         22 => "fidl::Timer",

@@ -7,7 +7,7 @@ use crate::{Environment, PATIENCE};
 use component_manager::builtin_package::MANIFESTS;
 use component_manager::decl::Startup;
 use component_manager::realm_builder::{Capability, RealmBuilder, RealmInstance, Ref};
-use component_manager::resolver::PackageResolver;
+use component_manager::resolver::{Embedded, PackageResolver};
 use fidl::endpoints::{Proxy as _, create_proxy};
 use fidl_fuchsia_memorypressure as fpressure;
 use fidl_fuchsia_net_interfaces as finterfaces;
@@ -47,6 +47,16 @@ impl EnclosedGuest {
     /// A realm with the manager of this guest; nothing runs yet.
     #[must_use]
     pub fn new(environment: Environment, package: impl Into<Package>) -> Self {
+        Self::with_manifests(environment, package, MANIFESTS.to_vec())
+    }
+
+    /// As [`EnclosedGuest::new`], with other manifests than the program's own.
+    #[must_use]
+    pub fn with_manifests(
+        environment: Environment,
+        package: impl Into<Package>,
+        manifests: Vec<Embedded>,
+    ) -> Self {
         let package = package.into();
         let directory = tempfile::tempdir().unwrap();
         let packages = directory.path().join("packages");
@@ -57,7 +67,7 @@ impl EnclosedGuest {
         let memory_pressure = FakeMemoryPressure::default();
         let network = FakeNetwork::default();
         let resolver =
-            PackageResolver::new(environment.program.into(), MANIFESTS.to_vec(), vec![packages]);
+            PackageResolver::new(environment.program.into(), manifests, vec![packages]);
         let realm = build_realm(
             package.guest_type,
             resolver,
@@ -77,10 +87,10 @@ impl EnclosedGuest {
         &self.data
     }
 
-    /// The directory that is the storage `data` of managers that have one.
+    /// The directory that is the storage `data` of a manager that has one; made when it starts.
     #[must_use]
     pub fn storage(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.directory.path().join("data").join(MANAGER)
     }
 
     /// The realm that the manager is in.

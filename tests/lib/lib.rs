@@ -17,11 +17,13 @@ mod console;
 mod fakes;
 mod guest;
 mod packages;
+mod processes;
 
 pub use console::GuestConsole;
 pub use fakes::{FakeMemoryPressure, FakeNetwork};
 pub use guest::{EnclosedGuest, RunningGuest, eventually};
 pub use packages::{GuestKernel, Package};
+pub use processes::ComponentProcess;
 
 use fuchsia_zircon as zx;
 

@@ -86,16 +86,17 @@ impl Package {
     }
 }
 
-/// The Linux kernel and initramfs, made where they are missing or older than their script. Suites may run at once.
+/// The Linux kernel and initramfs, made where they are missing or older than their sources. Suites may run at once.
 fn linux_images(environment: Environment) -> PathBuf {
     let output = Path::new(environment.scratch).join("enclosed_guest");
     fs::create_dir_all(&output).unwrap();
     let lock = File::create(output.join(".lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let script = Path::new(environment.source).join("tests/guests/build-initramfs.sh");
+    let probe = script.with_file_name("probe.c");
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     // The initramfs is written last.
-    if changed(&output.join("initramfs.cpio.gz")) < changed(&script) {
+    if changed(&output.join("initramfs.cpio.gz")) < changed(&script).max(changed(&probe)) {
         let status = Command::new("sh").arg(&script).arg(&output).status().unwrap();
         assert!(status.success(), "tests/guests/build-initramfs.sh failed");
     }

@@ -16,13 +16,14 @@ mod qcow_chain;
 
 mod runner;
 mod state;
+mod termina;
 
 use anyhow::Context as _;
 use environment::Namespace;
 use fidl::endpoints::create_proxy;
 use fidl_fuchsia_component_runner::ComponentRunnerRequestStream;
 use fidl_fuchsia_io as fio;
-use fidl_fuchsia_virtualization::GuestManagerRequestStream;
+use fidl_fuchsia_virtualization::{GuestManagerRequestStream, LinuxManagerRequestStream};
 use fuchsia_async as fasync;
 use fuchsia_component::namespace;
 use fuchsia_component::server::ServiceFs;
@@ -34,9 +35,13 @@ use merge::HostResources;
 /// Where the namespace has the guest's package.
 const PACKAGE_PATH: &str = "/guest_pkg";
 
+/// Where the namespace of Termina's manager has the storage for the guest's own disk.
+const STORAGE_PATH: &str = "/data";
+
 /// Who connects.
 enum Incoming {
     Manager(GuestManagerRequestStream),
+    Linux(LinuxManagerRequestStream),
     Runner(ComponentRunnerRequestStream),
 }
 
@@ -51,10 +56,13 @@ pub async fn run() -> anyhow::Result<()> {
     namespace::open(PACKAGE_PATH, flags, server.into_channel())
         .with_context(|| format!("Opening {PACKAGE_PATH}"))?;
     let host = HostResources { memory: zx::system_get_physmem(), cpus: zx::system_get_num_cpus() };
-    let manager = GuestManager::new(Namespace, package, host);
+    let manager = GuestManager::new(Namespace, package, host, storage());
     let entrance = manager.entrance();
     let mut fs = ServiceFs::new_local();
-    fs.dir("svc").add_fidl_service(Incoming::Manager).add_fidl_service(Incoming::Runner);
+    fs.dir("svc")
+        .add_fidl_service(Incoming::Manager)
+        .add_fidl_service(Incoming::Linux)
+        .add_fidl_service(Incoming::Runner);
     fs.take_and_serve_directory_handle().context("Serving the outgoing directory")?;
     fasync::Task::local(manager.run()).detach();
     while let Some(incoming) = fs.next().await {
@@ -62,8 +70,19 @@ pub async fn run() -> anyhow::Result<()> {
             Incoming::Manager(stream) => {
                 fasync::Task::local(entrance.clone().serve(stream)).detach();
             }
+            Incoming::Linux(stream) => {
+                fasync::Task::local(termina::serve(entrance.clone(), stream)).detach();
+            }
             Incoming::Runner(stream) => fasync::Task::local(runner::serve(stream)).detach(),
         }
     }
     Ok(())
+}
+
+/// The storage for a disk of the guest's own, where the manifest gives the manager some: that makes it Termina's.
+fn storage() -> Option<termina::Storage> {
+    let (directory, server) = create_proxy::<fio::DirectoryMarker>();
+    let flags = fio::PERM_READABLE | fio::PERM_WRITABLE | fio::Flags::PROTOCOL_DIRECTORY;
+    let opened = namespace::open(STORAGE_PATH, flags, server.into_channel());
+    opened.ok().map(|()| termina::Storage::new(directory))
 }

@@ -5,6 +5,7 @@ use crate::environment::Environment;
 use crate::merge::{self, HostResources};
 use crate::package::PackageError;
 use crate::state::{Idle, State};
+use crate::termina::{self, StorageError};
 use crate::{memory_pressure, package, problems};
 use fidl::endpoints::{Proxy as _, ServerEnd};
 use fidl_fuchsia_io as fio;
@@ -27,6 +28,8 @@ const LAST_BREATH: zx::Duration = zx::Duration::from_seconds(1);
 enum Event {
     /// A caller asks for something.
     Request(Box<fvirt::GuestManagerRequest>),
+    /// A caller asks for something of Termina's.
+    Linux(Box<fvirt::LinuxManagerRequest>),
     /// The VMM answered `Create`.
     Created { connection: u64, result: Result<(), fvirt::GuestError> },
     /// The VMM answered `Run`.
@@ -46,6 +49,7 @@ pub(crate) struct GuestManager<E> {
     environment: Rc<E>,
     package: fio::DirectoryProxy,
     host: HostResources,
+    storage: Option<termina::Storage>,
     state: State<fvirt::GuestManagerForceShutdownResponder>,
     vmm: Option<Vmm>,
     connections: u64,
@@ -61,6 +65,12 @@ pub(crate) struct GuestManager<E> {
 pub(crate) struct Entrance(UnboundedSender<Event>);
 
 impl Entrance {
+    /// Passes a request of Termina's on.
+    pub(crate) fn linux(&self, request: fvirt::LinuxManagerRequest) {
+        // Without a manager the request is dropped, which closes its channel.
+        let _manager_gone = self.0.unbounded_send(Event::Linux(Box::new(request)));
+    }
+
     /// Serves a connection until the client closes it or breaks the protocol.
     pub(crate) async fn serve(self, mut stream: fvirt::GuestManagerRequestStream) {
         loop {
@@ -81,12 +91,19 @@ impl Entrance {
 }
 
 impl<E: Environment + 'static> GuestManager<E> {
-    pub(crate) fn new(environment: E, package: fio::DirectoryProxy, host: HostResources) -> Self {
+    /// A manager with no guest. With a storage it is Termina's.
+    pub(crate) fn new(
+        environment: E,
+        package: fio::DirectoryProxy,
+        host: HostResources,
+        storage: Option<termina::Storage>,
+    ) -> Self {
         let (sender, events) = unbounded();
         Self {
             environment: Rc::new(environment),
             package,
             host,
+            storage,
             state: State::Idle(Idle::NotStarted),
             vmm: None,
             connections: 0,
@@ -108,6 +125,7 @@ impl<E: Environment + 'static> GuestManager<E> {
         while let Some(event) = self.events.next().await {
             match event {
                 Event::Request(request) => self.request(*request).await,
+                Event::Linux(request) => termina::handle(*request, self.state.is_started()),
                 Event::Created { connection, result } if self.is_current(connection) => {
                     self.created(connection, result);
                 }
@@ -189,6 +207,10 @@ impl<E: Environment + 'static> GuestManager<E> {
                 _ => fvirt::GuestManagerError::BadConfig,
             }
         })?;
+        let base = match &self.storage {
+            None => base,
+            Some(storage) => merge::merge(base, self.load_storage(storage).await?),
+        };
         let config = merge::finish(merge::merge(base, user), self.host).map_err(|e| {
             error!("The guest's configuration cannot be used: {e}");
             fvirt::GuestManagerError::BadConfig
@@ -202,16 +224,37 @@ impl<E: Environment + 'static> GuestManager<E> {
 
     /// The package's configuration. Where a guest ran before, its devices' last breath may still hold the disks: they have a moment.
     async fn load_package(&self) -> Result<fvirt::GuestConfig, PackageError> {
+        let in_use = |error: &PackageError| matches!(error, PackageError::InUse { .. });
+        self.patiently(in_use, async || package::load(&self.package).await).await
+    }
+
+    async fn patiently<T, Error>(
+        &self,
+        in_use: impl Fn(&Error) -> bool,
+        open: impl AsyncFn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let patience = if self.connections > 0 { LAST_BREATH } else { zx::Duration::from_nanos(0) };
         let deadline = zx::Time::after(patience);
         loop {
-            match package::load(&self.package).await {
-                Err(PackageError::InUse { .. }) if zx::Time::get_monotonic() < deadline => {
+            match open().await {
+                Err(error) if in_use(&error) && zx::Time::get_monotonic() < deadline => {
                     fasync::Timer::new(zx::Time::after(LAST_BREATH / 100)).await;
                 }
                 result => return result,
             }
         }
+    }
+
+    /// What a guest with storage has beside its package.
+    async fn load_storage(
+        &self,
+        storage: &termina::Storage,
+    ) -> Result<fvirt::GuestConfig, fvirt::GuestManagerError> {
+        let additions = self.patiently(StorageError::is_in_use, async || storage.additions().await);
+        additions.await.map_err(|e| {
+            error!("There is no storage for the guest: {e}");
+            fvirt::GuestManagerError::NoStorage
+        })
     }
 
     /// The connection to the VMM, made if there is none.

@@ -59,7 +59,7 @@ impl Fixture {
         vfs::directory::serve(root, &ExecutionScope::new(), fio::R_STAR_DIR, server);
         let (sender, vmms) = unbounded();
         let host = HostResources { memory: 8 << 30, cpus: 2 };
-        let actor = GuestManager::new(FakeEnvironment(sender), package, host);
+        let actor = GuestManager::new(FakeEnvironment(sender), package, host, None);
         let (manager, stream) = create_proxy_and_stream::<fvirt::GuestManagerMarker>();
         fasync::Task::local(actor.entrance().serve(stream)).detach();
         fasync::Task::local(actor.run()).detach();

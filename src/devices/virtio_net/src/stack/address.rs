@@ -69,9 +69,13 @@ fn is_in_prefix(ip: Ipv6Addr) -> bool {
 }
 
 /// Where on the host's networks an address of the guest's is; none if nowhere.
-pub(super) fn translate(ip: IpAddr, port: u16, name_server: Option<IpAddr>) -> Option<SocketAddr> {
+pub(super) fn translate(
+    ip: IpAddr,
+    port: u16,
+    name_server: Option<SocketAddr>,
+) -> Option<SocketAddr> {
     if is_dns(ip) {
-        return (port == DNS_PORT).then_some((name_server?, port).into());
+        return name_server.filter(|_| port == DNS_PORT);
     }
     let ip: IpAddr = match ip {
         IpAddr::V4(GATEWAY) => Ipv4Addr::LOCALHOST.into(),
@@ -127,9 +131,9 @@ mod tests {
 
     #[test]
     fn the_name_server_is_the_hosts() {
-        let server = Some("192.0.2.53".parse().unwrap());
+        let server = Some("192.0.2.53:53".parse().unwrap());
         for dns in [DNS.into(), DNS_V6.into()] {
-            assert_eq!(translate(dns, 53, server), "192.0.2.53:53".parse().ok());
+            assert_eq!(translate(dns, 53, server), server);
             assert_eq!(translate(dns, 80, server), None);
             assert_eq!(translate(dns, 53, None), None);
         }

@@ -1,7 +1,9 @@
 //! Name service: the host's own name server under an address of the guest's network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+
+use super::address::DNS_PORT;
 
 /// How long the resolver configuration is believed: a host that moves to another network changes it.
 const BELIEVED: Duration = Duration::from_secs(5);
@@ -9,7 +11,7 @@ const BELIEVED: Duration = Duration::from_secs(5);
 /// The host's name server.
 #[derive(Debug)]
 pub(super) struct Resolver {
-    server: Option<IpAddr>,
+    server: Option<SocketAddr>,
     read: Option<Instant>,
 }
 
@@ -21,11 +23,11 @@ impl Resolver {
 
     /// Always this one.
     #[cfg(test)]
-    pub(super) fn fixed(server: Option<IpAddr>) -> Self {
+    pub(super) fn fixed(server: Option<SocketAddr>) -> Self {
         Self { server, read: None }
     }
 
-    pub(super) fn server(&mut self, now: Instant) -> Option<IpAddr> {
+    pub(super) fn server(&mut self, now: Instant) -> Option<SocketAddr> {
         if self.read.is_some_and(|read| now.saturating_duration_since(read) > BELIEVED) {
             *self = Self { server: host_name_server(), read: Some(now) };
         }
@@ -33,12 +35,13 @@ impl Resolver {
     }
 }
 
-fn host_name_server() -> Option<IpAddr> {
+fn host_name_server() -> Option<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
-    text.lines().find_map(|line| {
+    let server: IpAddr = text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok()).flatten()
-    })
+    })?;
+    Some((server, DNS_PORT).into())
 }
 
 /// The answer to a DNS query when there is no name server: SERVFAIL (RFC 1035 §4.1.1).

@@ -117,6 +117,36 @@ fn without_a_name_server_queries_fail_at_once() {
     assert_eq!(answers[0][42..], [0x12, 0x34, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
+#[test]
+fn the_hosts_name_server_is_asked_under_both_addresses() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let answers = std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        for _ in 0..2 {
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            buffer[..len].reverse();
+            server.send_to(&buffer[..len], from).unwrap();
+        }
+    });
+    let mut guest = Guest::new();
+    guest.stack.resolver = Resolver::fixed(Some(address));
+    let handle = guest.udp_socket(5353);
+    for dns in [IpAddr::from(DNS), DNS_V6.into()] {
+        let dns = smoltcp::wire::IpAddress::from(dns);
+        let socket = guest.sockets.get_mut::<udp::Socket>(handle);
+        socket.send_slice(b"query", (dns, 53)).unwrap();
+        guest.run_until(|sockets| {
+            let Ok((data, from)) = sockets.get_mut::<udp::Socket>(handle).recv() else {
+                return false;
+            };
+            assert_eq!((data, from.endpoint), (&b"yreuq"[..], (dns, 53).into()));
+            true
+        });
+    }
+    answers.join().unwrap();
+}
+
 /// The guest sends `up` and closes; the host sends `down` and closes; both get everything and the end of it.
 fn transfer(guest: &mut Guest, ip: IpAddr, up: &[u8], down: &'static [u8]) {
     let loopback = if ip.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };

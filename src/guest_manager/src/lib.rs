@@ -20,17 +20,21 @@ mod termina;
 
 use anyhow::Context as _;
 use environment::Namespace;
-use fidl::endpoints::create_proxy;
+use fidl::endpoints::{ServerEnd, create_proxy};
 use fidl_fuchsia_component_runner::ComponentRunnerRequestStream;
 use fidl_fuchsia_io as fio;
+use fidl_fuchsia_process_lifecycle::LifecycleMarker;
 use fidl_fuchsia_virtualization::{GuestManagerRequestStream, LinuxManagerRequestStream};
 use fuchsia_async as fasync;
 use fuchsia_component::namespace;
 use fuchsia_component::server::ServiceFs;
 use fuchsia_zircon as zx;
-use futures::StreamExt as _;
+use fuchsia_zircon::processargs::{HandleType, take_startup_handle};
+use futures::future::{Either, select};
+use futures::{StreamExt as _, TryStreamExt as _};
 use manager::GuestManager;
 use merge::HostResources;
+use std::pin::pin;
 
 /// Where the namespace has the guest's package.
 const PACKAGE_PATH: &str = "/guest_pkg";
@@ -45,7 +49,7 @@ enum Incoming {
     Runner(ComponentRunnerRequestStream),
 }
 
-/// Runs the component until component manager ends it.
+/// Runs the component until component manager asks it to end; its VMM has ended then.
 ///
 /// # Errors
 /// Where the namespace lacks the guest's package, or there is no outgoing directory to serve.
@@ -65,7 +69,8 @@ pub async fn run() -> anyhow::Result<()> {
         .add_fidl_service(Incoming::Runner);
     fs.take_and_serve_directory_handle().context("Serving the outgoing directory")?;
     fasync::Task::local(manager.run()).detach();
-    while let Some(incoming) = fs.next().await {
+    let mut stop = pin!(stop_requested());
+    while let Either::Left((Some(incoming), _)) = select(fs.next(), &mut stop).await {
         match incoming {
             Incoming::Manager(stream) => {
                 fasync::Task::local(entrance.clone().serve(stream)).detach();
@@ -85,4 +90,16 @@ fn storage() -> Option<termina::Storage> {
     let flags = fio::PERM_READABLE | fio::PERM_WRITABLE | fio::Flags::PROTOCOL_DIRECTORY;
     let opened = namespace::open(STORAGE_PATH, flags, server.into_channel());
     opened.ok().map(|()| termina::Storage::new(directory))
+}
+
+/// Comes when component manager wants the component to end; never, where the runner has no channel to say so.
+async fn stop_requested() {
+    if let Some(handle) = take_startup_handle(HandleType::Lifecycle.into()) {
+        let mut requests = ServerEnd::<LifecycleMarker>::new(handle.into()).into_stream();
+        // A channel that closes asks for nothing.
+        if let Ok(Some(_stop)) = requests.try_next().await {
+            return;
+        }
+    }
+    futures::future::pending().await
 }

@@ -17,10 +17,15 @@ pub mod virtio_pci;
 pub mod vm;
 
 use controller::{Controller, ControllerRequest, Environment};
+use fidl::endpoints::ServerEnd;
+use fidl_fuchsia_process_lifecycle::{LifecycleMarker, LifecycleRequestStream};
 use fuchsia_component::server::ServiceFs;
+use fuchsia_zircon::processargs::{HandleType, take_startup_handle};
+use futures::StreamExt as _;
+use futures::stream;
 
 /// Runs the component: serves `GuestLifecycle` and `Guest` in its outgoing directory until the last client of the life
-/// cycle is gone.
+/// cycle is gone, or component manager asks it to end.
 ///
 /// # Errors
 ///
@@ -33,6 +38,17 @@ pub async fn run() -> anyhow::Result<()> {
         .add_fidl_service(ControllerRequest::Lifecycle)
         .add_fidl_service(ControllerRequest::Guest);
     services.take_and_serve_directory_handle()?;
-    Controller::new(environment).serve(services).await;
+    let stop = stop_requests().map(|_| ControllerRequest::Stop);
+    Controller::new(environment).serve(stream::select(services, stop)).await;
     Ok(())
+}
+
+/// Component manager's requests to end. A runner that has none to pass on gives no channel.
+fn stop_requests() -> impl stream::Stream {
+    let handle = take_startup_handle(HandleType::Lifecycle.into());
+    let requests = handle.map(|handle| -> LifecycleRequestStream {
+        ServerEnd::<LifecycleMarker>::new(handle.into()).into_stream()
+    });
+    // A channel that closes asks for nothing.
+    stream::iter(requests).flatten().filter(|request| futures::future::ready(request.is_ok()))
 }

@@ -20,6 +20,8 @@ pub enum ControllerRequest {
     Lifecycle(GuestLifecycleRequestStream),
     /// It wants to use the machine.
     Guest(GuestRequestStream),
+    /// Component manager wants the component to end.
+    Stop,
 }
 
 /// What happens to the controller, in order.
@@ -57,7 +59,7 @@ impl Controller {
         Self { environment, state: State::Idle, clients: 0 }
     }
 
-    /// Serves `clients` until the last one that controls the machine is gone.
+    /// Serves `clients` until the last one that controls the machine is gone, or one is [`ControllerRequest::Stop`].
     pub async fn serve(mut self, clients: impl Stream<Item = ControllerRequest>) {
         let (sender, events) = mpsc::unbounded();
         let mut inputs =
@@ -75,6 +77,7 @@ impl Controller {
                     fasync::Task::local(forward(requests, sender.clone())).detach();
                 }
                 Event::Client(ControllerRequest::Guest(requests)) => self.serve_guest(requests),
+                Event::Client(ControllerRequest::Stop) => break,
                 Event::Request(request) => {
                     if let Some(end) = self.handle(*request).await {
                         ended = Some(end).into();

@@ -1,8 +1,203 @@
-//! `BUILD.gn` against the tree: every source is listed, every listed file exists.
+//! `BUILD.gn` against the tree: every source is listed, every listed file exists; and `gn` understands it, with stubs in
+//! place of Fuchsia's templates that take what those take and no more.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+/// The stubs: a path from the source root, and what is there. A parameter that a template does not forward has no effect,
+/// which `gn` reports as an error; so these lists are what the templates take.
+const STUBS: &[(&str, &str)] = &[
+    (".gn", r#"buildconfig = "//build/BUILDCONFIG.gn""#),
+    (
+        "build/BUILDCONFIG.gn",
+        r#"
+        set_default_toolchain("//build/toolchain:default")
+        # As in Fuchsia's, for what runs on the machine that builds.
+        host_toolchain = "//build/toolchain:host"
+        "#,
+    ),
+    (
+        "build/toolchain/BUILD.gn",
+        r#"
+        toolchain("default") {
+          tool("stamp") {
+            command = "touch {{output}}"
+          }
+          tool("copy") {
+            command = "cp {{source}} {{output}}"
+          }
+        }
+        toolchain("host") {
+          tool("stamp") {
+            command = "touch {{output}}"
+          }
+          tool("copy") {
+            command = "cp {{source}} {{output}}"
+          }
+        }
+        "#,
+    ),
+    (
+        "build/stub.gni",
+        r#"
+        # A target with inputs that exist, and dependencies that have to be targets.
+        template("stub") {
+          group(target_name) {
+            forward_variables_from(invoker, [ "testonly" ])
+            public_deps = []
+            if (defined(invoker.deps)) {
+              public_deps += invoker.deps
+            }
+            if (defined(invoker.public_deps)) {
+              public_deps += invoker.public_deps
+            }
+            if (defined(invoker.test_deps)) {
+              public_deps += invoker.test_deps
+            }
+            if (defined(invoker.non_rust_deps)) {
+              public_deps += invoker.non_rust_deps
+            }
+            if (defined(invoker.subpackages)) {
+              public_deps += invoker.subpackages
+            }
+            if (defined(invoker.test_components)) {
+              public_deps += invoker.test_components
+            }
+          }
+        }
+        "#,
+    ),
+    (
+        "build/fidl/fidl.gni",
+        r#"
+        import("//build/stub.gni")
+        template("fidl") {
+          assert(defined(invoker.sources))
+          not_needed(invoker, [ "sources" ])
+          stub(target_name) {
+            forward_variables_from(invoker, [ "public_deps", "testonly" ])
+          }
+          stub("${target_name}_rust") {
+            public_deps = []
+            if (defined(invoker.public_deps)) {
+              foreach(dep, invoker.public_deps) {
+                public_deps += [ "${dep}_rust" ]
+              }
+            }
+          }
+        }
+        "#,
+    ),
+    (
+        "build/rust/stub_rust.gni",
+        r#"
+        import("//build/stub.gni")
+        template("stub_rust") {
+          assert(defined(invoker.edition) && defined(invoker.sources) && defined(invoker.source_root))
+          assert(filter_include(invoker.sources, [ invoker.source_root ]) != [], "the root is not a source")
+          not_needed(invoker, [ "edition", "name", "output_name", "rustflags", "inputs", "configs" ])
+          stub(target_name) {
+            forward_variables_from(invoker, [ "deps", "non_rust_deps", "testonly" ])
+          }
+          if (defined(invoker.with_unit_tests) && invoker.with_unit_tests) {
+            stub("${target_name}_test") {
+              testonly = true
+              forward_variables_from(invoker, [ "deps", "test_deps" ])
+            }
+          }
+        }
+        "#,
+    ),
+    (
+        "build/rust/rustc_library.gni",
+        r#"
+        import("//build/rust/stub_rust.gni")
+        template("rustc_library") {
+          stub_rust(target_name) {
+            forward_variables_from(invoker, "*")
+          }
+        }
+        "#,
+    ),
+    (
+        "build/rust/rustc_macro.gni",
+        r#"
+        import("//build/rust/stub_rust.gni")
+        template("rustc_macro") {
+          stub_rust(target_name) {
+            forward_variables_from(invoker, "*")
+          }
+        }
+        "#,
+    ),
+    (
+        "build/rust/rustc_binary.gni",
+        r#"
+        import("//build/rust/stub_rust.gni")
+        template("rustc_binary") {
+          stub_rust(target_name) {
+            forward_variables_from(invoker, "*")
+          }
+        }
+        "#,
+    ),
+    (
+        "build/rust/rustc_test.gni",
+        r#"
+        import("//build/rust/stub_rust.gni")
+        template("rustc_test") {
+          stub_rust(target_name) {
+            testonly = true
+            forward_variables_from(invoker, "*")
+          }
+        }
+        "#,
+    ),
+    (
+        "build/components.gni",
+        r#"
+        import("//build/stub.gni")
+        template("fuchsia_component") {
+          assert(defined(invoker.manifest))
+          not_needed(invoker, [ "manifest", "component_name", "restricted_features" ])
+          stub(target_name) {
+            forward_variables_from(invoker, [ "deps", "testonly" ])
+          }
+        }
+        template("fuchsia_package") {
+          not_needed(invoker, [ "package_name" ])
+          stub(target_name) {
+            forward_variables_from(invoker, [ "deps", "subpackages", "testonly" ])
+          }
+        }
+        template("fuchsia_test_component") {
+          assert(defined(invoker.manifest))
+          not_needed(invoker, [ "manifest", "component_name", "test_type" ])
+          stub(target_name) {
+            testonly = true
+            forward_variables_from(invoker, [ "deps" ])
+          }
+        }
+        template("fuchsia_test_package") {
+          assert(defined(invoker.test_components))
+          not_needed(invoker, [ "package_name", "test_specs" ])
+          stub(target_name) {
+            testonly = true
+            forward_variables_from(invoker, [ "deps", "subpackages", "test_components" ])
+          }
+        }
+        template("fuchsia_unittest_package") {
+          not_needed(invoker, [ "package_name", "component_name", "manifest", "test_specs" ])
+          stub(target_name) {
+            testonly = true
+            forward_variables_from(invoker, [ "deps" ])
+          }
+        }
+        "#,
+    ),
+];
 
 /// Every Rust and FIDL source below `directory`, as a path from the root.
 fn sources(root: &Path, directory: &str, found: &mut BTreeSet<String>) {
@@ -17,10 +212,10 @@ fn sources(root: &Path, directory: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// What is in quotes and ends like a source.
-fn listed(build: &str) -> BTreeSet<String> {
+/// What is in quotes and ends like one of these.
+fn listed(build: &str, endings: &[&str]) -> BTreeSet<String> {
     let quoted = build.split('"').skip(1).step_by(2);
-    let files = quoted.filter(|text| text.ends_with(".rs") || text.ends_with(".fidl"));
+    let files = quoted.filter(|text| endings.iter().any(|ending| text.ends_with(ending)));
     files.map(str::to_owned).collect()
 }
 
@@ -32,12 +227,47 @@ fn build_gn_lists_every_source_and_nothing_else() {
     for directory in ["fidl", "src", "tests"] {
         sources(root, directory, &mut found);
     }
-    // Fuzz targets are Cargo's alone, and the FIDL crates' two shared files stand for what Fuchsia's templates do.
-    found.retain(|path| !path.starts_with("tests/fuzz/"));
-    found.retain(|path| path != "fidl/build.rs" && path != "fidl/bindings.rs");
-    let listed = listed(&build);
+    // Fuzz targets and build scripts are Cargo's alone, and the FIDL crates' bindings stand for what Fuchsia's templates
+    // do.
+    found.retain(|path| !path.starts_with("tests/fuzz/") && !path.ends_with("/build.rs"));
+    found.retain(|path| path != "fidl/bindings.rs");
+    let other = listed(&build, &[".cml", ".ld", ".s"]);
+    let listed = listed(&build, &[".rs", ".fidl"]);
     let missing: Vec<_> = found.difference(&listed).collect();
     assert!(missing.is_empty(), "not in BUILD.gn: {missing:#?}");
     let stale: Vec<_> = listed.difference(&found).collect();
     assert!(stale.is_empty(), "in BUILD.gn and not in the tree: {stale:#?}");
+    let stale: Vec<_> = other.iter().filter(|path| !root.join(path).is_file()).collect();
+    assert!(!other.is_empty() && stale.is_empty(), "in BUILD.gn and not in the tree: {stale:#?}");
+}
+
+/// The crates of others that the workspace has, which are all that `BUILD.gn` may name.
+fn third_party_crates(manifest: &str) -> impl Iterator<Item = &str> {
+    let section = manifest.split_once("# Others'.\n").unwrap().1;
+    let lines = section.lines().take_while(|line| !line.is_empty());
+    lines.map(|line| line.split_once(' ').unwrap().0)
+}
+
+#[test]
+fn gn_understands_build_gn() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let stage = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = stage.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    for (path, text) in STUBS {
+        put(path, text);
+    }
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let crates = third_party_crates(&manifest);
+    let groups: String = crates.map(|name| format!("group(\"{name}\") {{\n}}\n")).collect();
+    put("third_party/rust_crates/BUILD.gn", &groups);
+    put("BUILD.gn", &fs::read_to_string(root.join("BUILD.gn")).unwrap());
+    let mut command = Command::new("gn");
+    command.arg("gen").arg("out").arg("--fail-on-unused-args").current_dir(stage.path());
+    let output = command.output().expect("gn does not run; it is in Debian's generate-ninja");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -114,7 +114,8 @@ async fn the_guest_has_the_memory_that_it_is_given() {
     zircon.destroy().await;
     let linux = enclosed(GuestKernel::Linux);
     let mut guest = linux.start(config()).await;
-    let total = guest.console.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").await;
+    let total =
+        guest.console.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").await;
     let total = total.trim().parse::<u64>().unwrap() << 10;
     assert!(total.abs_diff(MEMORY) <= 300 << 20, "{total}");
     linux.destroy().await;
@@ -134,7 +135,10 @@ async fn the_guests_clock_is_the_hosts() {
 async fn the_guest_gets_random_numbers() {
     let enclosed = enclosed(GuestKernel::Linux);
     let mut guest = enclosed.start(GuestConfig::default()).await;
-    assert_eq!(guest.console.run("cat /sys/class/misc/hw_random/rng_current").await, "virtio_rng.0\n");
+    assert_eq!(
+        guest.console.run("cat /sys/class/misc/hw_random/rng_current").await,
+        "virtio_rng.0\n"
+    );
     let mut read = async || guest.console.run("head -c 32 /dev/hwrng | od -An -tx1").await;
     let (first, second) = (read().await, read().await);
     assert_eq!(first.split_whitespace().count(), 32, "{first}");

@@ -156,9 +156,8 @@ fn a_vcpu_belongs_to_the_thread_that_made_it() {
     let vcpu = guest.vcpu();
     assert_eq!(zx::Vcpu::create(&guest.guest, ENTRY).err(), Some(zx::Status::BAD_STATE));
     thread::scope(|scope| {
-        let elsewhere = scope.spawn(|| {
-            (vcpu.enter().err(), vcpu.read_state().err(), vcpu.interrupt(0x30).err())
-        });
+        let elsewhere = scope
+            .spawn(|| (vcpu.enter().err(), vcpu.read_state().err(), vcpu.interrupt(0x30).err()));
         let bad_state = Some(zx::Status::BAD_STATE);
         assert_eq!(elsewhere.join().unwrap(), (bad_state, bad_state, None));
     });

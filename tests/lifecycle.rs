@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestKernel, Package, environment, eventually};
-use fidl::endpoints::{Proxy as _, create_proxy, create_endpoints};
+use fidl::endpoints::{Proxy as _, create_endpoints, create_proxy};
 use fidl_fuchsia_hardware_network::PortClass;
 use fidl_fuchsia_memorypressure::Level;
 use fidl_fuchsia_virtualization::{
@@ -130,10 +130,8 @@ async fn two_listeners_on_one_port_are_a_bad_configuration() {
     let enclosed = zircon();
     let listener =
         || Listener { port: 7, acceptor: create_endpoints::<HostVsockAcceptorMarker>().0 };
-    let config = GuestConfig {
-        vsock_listeners: Some(vec![listener(), listener()]),
-        ..Default::default()
-    };
+    let config =
+        GuestConfig { vsock_listeners: Some(vec![listener(), listener()]), ..Default::default() };
     assert_eq!(enclosed.launch(config).await.err(), Some(GuestManagerError::BadConfig));
     enclosed.destroy().await;
 }
@@ -195,7 +193,8 @@ async fn a_host_without_network_is_a_problem_of_a_guest_with_one() {
 #[fasync::run_singlethreaded(test)]
 async fn fifty_guests_one_after_the_other_leave_nothing_behind() {
     let enclosed = zircon();
-    let config = || GuestConfig { guest_memory: Some(64 << 20), cpus: Some(1), ..Default::default() };
+    let config =
+        || GuestConfig { guest_memory: Some(64 << 20), cpus: Some(1), ..Default::default() };
     let own_descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut descriptors = Vec::new();
     for _ in 0..50 {
@@ -217,7 +216,8 @@ fn termina() -> EnclosedGuest {
         "linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
         "cpus": 1, "memory": "256M"
     }"#;
-    let package = Package { guest_type: "termina", ..Package::with_config(GuestKernel::Linux, config) };
+    let package =
+        Package { guest_type: "termina", ..Package::with_config(GuestKernel::Linux, config) };
     EnclosedGuest::new(environment!(), package)
 }
 

@@ -84,9 +84,9 @@ impl Tables {
 
     /// The first IO-APIC: the address of its registers, and its first interrupt.
     pub fn io_apic(&self) -> Option<(usize, u32)> {
-        self.interrupt_structures()
-            .find(|(kind, _)| *kind == 1)
-            .map(|(_, structure)| (number(structure, 4, 4) as usize, number(structure, 8, 4) as u32))
+        self.interrupt_structures().find(|(kind, _)| *kind == 1).map(|(_, structure)| {
+            (number(structure, 4, 4) as usize, number(structure, 8, 4) as u32)
+        })
     }
 
     /// Where PCI configuration space of bus 0 is (PCI Firmware Specification 3.3 §4.1.2).

@@ -138,10 +138,7 @@ fn initialize(index: usize) {
         (&raw mut (*task).io_map).write_unaligned(size_of::<TaskState>() as u16);
         let base = task as u64;
         let limit = size_of::<TaskState>() as u64 - 1;
-        let descriptor = limit
-            | (base & 0xff_ffff) << 16
-            | 0x89 << 40
-            | (base >> 24 & 0xff) << 56;
+        let descriptor = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
         (*tables).gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, descriptor, base >> 32];
         load_segments(&raw const (*tables).gdt);
         let this = &raw mut (*SELVES.get())[index];

@@ -2,8 +2,10 @@
 # Builds a small Linux guest for boot tests: Debian's cloud kernel and an initramfs of busybox, the kernel's virtio
 # modules and probe.c, from Debian packages and with the C compiler that Rust links with, without root.
 #
-#   build-initramfs.sh OUTPUT [KERNEL_PACKAGE]
+#   build-initramfs.sh OUTPUT [KERNEL_PACKAGE [FILES]]
 #
+# KERNEL_PACKAGE is a package with a kernel, or one that depends on it: linux-image-amd64, or linux-image-cloud-amd64,
+# which is the default. The directory FILES becomes /data of the guest.
 # Writes OUTPUT/vmlinuz and OUTPUT/initramfs.cpio.gz. On the kernel command line of the guest:
 #   guest.run=COMMAND   run COMMAND (spaces as commas) instead of a shell, then power off
 #   guest.modules=off   load no virtio modules
@@ -12,20 +14,26 @@ set -eu
 
 source=$(cd "$(dirname "$0")" && pwd)/probe.c
 output=${1:?usage: build-initramfs.sh OUTPUT [KERNEL_PACKAGE]}
-newest=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
-package=${2:-$newest}
+package=${2:-linux-image-cloud-amd64}
+newest=$(apt-cache depends "$package" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+package=${newest:-$package}
+files=${3:+$(cd "$3" && pwd)}
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 cd "$work"
 
-# A package downloaded before is used again.
+# A package downloaded and unpacked before is used again.
 fetch() {
     if ! ls "$output/$1"_*.deb >/dev/null 2>&1; then
         (cd "$output" && apt-get download "$1" >/dev/null)
     fi
-    dpkg -x "$output/$1"_*.deb "$work/$1"
+    if [ ! -d "$output/$1" ]; then
+        dpkg -x "$output/$1"_*.deb "$work/$1"
+        mv "$work/$1" "$output/$1"
+    fi
+    ln -s "$output/$1" "$work/$1"
 }
 
 fetch "$package"
@@ -44,7 +52,7 @@ modules="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_p
     vmw_vsock_virtio_transport"
 number=10
 for module in $modules; do
-    find "$package"/lib/modules -name "$module.ko" -exec cp {} "$root/modules/$number-$module.ko" \;
+    find "$package"/lib/modules/ -name "$module.ko" -exec cp {} "$root/modules/$number-$module.ko" \;
     number=$((number + 1))
 done
 
@@ -84,5 +92,8 @@ fi
 poweroff -f
 INIT
 chmod +x "$root/init"
+if [ -n "$files" ]; then
+    cp -r "$files" "$root/data"
+fi
 (cd "$root" && find . | LC_ALL=C sort | "$root/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1n) > "$output/initramfs.cpio.gz"
 echo "$output/vmlinuz $output/initramfs.cpio.gz"

@@ -6,6 +6,7 @@ use crate::cpu::Cpu;
 use crate::exception::Exception;
 use crate::exit::Exit;
 use crate::host_access;
+use crate::startup;
 use crate::state::Attention;
 use crate::time::{monotonic_ns, tsc_to_ns};
 
@@ -27,6 +28,9 @@ const BASE_ADDRESS: u64 = 0xfee0_0000;
 /// Integrated APIC, version 0x15, six LVT entries.
 const VERSION: u64 = 0x5_0015;
 const SVR_ENABLE: u32 = 1 << 8;
+/// ICR bits (SDM vol. 3 figure 10-12).
+const ICR_LEVEL_ASSERT: u64 = 1 << 14;
+const ICR_TRIGGER_LEVEL: u64 = 1 << 15;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_COUNT: usize = 6;
 const LVT_TIMER: usize = 0;
@@ -110,6 +114,11 @@ impl Apic {
             nmi: false,
             low_vectors: 0,
         }
+    }
+
+    /// The state after INIT (SDM vol. 3 §10.4.7.3): as after reset, but for IA32_APIC_BASE.
+    pub(crate) fn init(&mut self) {
+        *self = Apic { base: self.base, ..Apic::new(self.id) };
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -432,16 +441,16 @@ fn send_ipi(cpu: &mut Cpu, command: u64) -> Result<Option<Exit>, Exception> {
         }
         0 | 1 => vector,
         4 => 2,
-        // INIT is ignored: a vCPU waits for its start-up IPI from the beginning.
-        5 => return Ok(None),
-        6 => {
-            let target = mask & !own;
-            if target == 0 {
-                return Ok(None);
+        5 => {
+            // The level de-assert form does nothing (SDM vol. 3 §10.6.1).
+            if command & (ICR_LEVEL_ASSERT | ICR_TRIGGER_LEVEL) != ICR_TRIGGER_LEVEL {
+                startup::send_init(cpu, mask & !own);
             }
-            // A start-up IPI has one destination on every kernel; of several, the lowest is started.
-            let id = u64::from(target.trailing_zeros());
-            return Ok(Some(Exit::Startup { id, entry: u64::from(vector) << 12 }));
+            return Ok(None);
+        }
+        6 => {
+            let missing = startup::send_start(cpu, mask & !own, vector);
+            return Ok(missing.map(|id| Exit::Startup { id, entry: u64::from(vector) << 12 }));
         }
         _ => return Ok(None),
     };

@@ -11,7 +11,7 @@ use crate::mmu::{self, Access, AccessKind};
 use crate::msr::Msrs;
 use crate::pvclock::PvClock;
 use crate::registers::{cr0, cr4, efer};
-use crate::state::{Attention, CpuState, Rflags, Segment, gpr, seg};
+use crate::state::{Attention, CpuState, Rflags, Segment, TableRegister, gpr, seg};
 use crate::stats::VcpuStats;
 use crate::tlb::{Fill, Tlb, View};
 use crate::translator::Translator;
@@ -146,18 +146,10 @@ impl Cpu {
             debug_stop: None,
             remote,
         };
-        let state = &mut *cpu.state;
-        state.rflags = Rflags::FIXED.bits();
-        state.dr[6] = crate::registers::dr6::FIXED;
-        state.dr[7] = crate::registers::dr7::FIXED;
-        state.pat = PAT_RESET;
-        state.mxcsr = MXCSR_RESET;
-        state.xcr0 = 1;
-        state.ldtr = Segment { attributes: 0x82, limit: 0xffff, ..Segment::null(0) };
-        state.tr = Segment { attributes: 0x8b, limit: 0xffff, ..Segment::null(0) };
-        state.gdtr.limit = 0xffff;
-        state.idtr.limit = 0xffff;
-        state.gpr[gpr::RDX] = u64::from(crate::cpuid::signature());
+        cpu.state.pat = PAT_RESET;
+        cpu.state.mxcsr = MXCSR_RESET;
+        cpu.state.xcr0 = 1;
+        cpu.reset_registers();
         if id == 0 {
             cpu.start_long_mode(entry);
         } else {
@@ -165,6 +157,46 @@ impl Cpu {
         }
         cpu.rights_changed();
         Ok(cpu)
+    }
+
+    /// What reset and INIT have in common (SDM vol. 3 table 9-1).
+    fn reset_registers(&mut self) {
+        let state = &mut *self.state;
+        state.gpr = [0; 16];
+        state.gpr[gpr::RDX] = u64::from(crate::cpuid::signature());
+        state.rflags = Rflags::FIXED.bits();
+        state.dr = [0; 8];
+        state.dr[6] = crate::registers::dr6::FIXED;
+        state.dr[7] = crate::registers::dr7::FIXED;
+        (state.cr2, state.cr3, state.cr4, state.cr8, state.efer) = (0, 0, 0, 0, 0);
+        state.ldtr = Segment { attributes: 0x82, limit: 0xffff, ..Segment::null(0) };
+        state.tr = Segment { attributes: 0x8b, limit: 0xffff, ..Segment::null(0) };
+        state.gdtr = TableRegister { limit: 0xffff, ..TableRegister::default() };
+        state.idtr = state.gdtr;
+        state.cpl = 0;
+    }
+
+    /// INIT: registers and local APIC as after reset; x87 and vector registers, the caching bits of CR0, the TSC and
+    /// the other MSRs keep their values. The vCPU then waits for a start-up IPI.
+    pub(crate) fn init(&mut self) {
+        let caching = self.state.cr0 & (cr0::CD | cr0::NW);
+        self.reset_registers();
+        self.start_real_mode(0);
+        self.state.cr0 = caching | cr0::ET;
+        self.apic.init();
+        self.guest.alarm_clock.cancel(self.apic.id());
+        self.nmi_blocked = false;
+        self.interrupt_shadow = None;
+        self.pending_input = None;
+        self.step_once = false;
+        self.flush_tlb();
+    }
+
+    /// Enters the code that a start-up IPI names, in the state that INIT left.
+    pub(crate) fn start_up(&mut self, vector: u8) {
+        let state = &mut *self.state;
+        state.segments[seg::CS] = Segment::real_mode(u16::from(vector) << 8, true);
+        state.rip = 0;
     }
 
     /// 64-bit mode with flat segments and CR3 = 0.

@@ -29,6 +29,7 @@ mod page_bitmap;
 mod pvclock;
 mod registers;
 mod segment;
+mod startup;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use crate::exit::{Exit, IoData, VcpuState};
 use crate::guest::Guest;
 use crate::interp::{self, Flow};
 use crate::registers::{dr6, rflags};
+use crate::startup::StartupMailbox;
 use crate::state::Attention;
 use crate::stats::VcpuStats;
 use crate::time::{minimize_timer_slack, monotonic_ns};
@@ -31,6 +32,7 @@ pub struct VcpuRemote {
     sleeping: AtomicBool,
     /// The whole TLB is to be dropped before the guest runs on.
     flush: AtomicBool,
+    pub(crate) startup: StartupMailbox,
     pub(crate) debug: DebugPort,
     pub(crate) code: CodeMailbox,
 }
@@ -107,12 +109,22 @@ impl VcpuRemote {
 /// A virtual CPU. It belongs to the thread that created it.
 pub struct Vcpu {
     cpu: Box<Cpu>,
-    halted: bool,
+    activity: Activity,
     /// The guest shut down; nothing can run any more.
     stopped: bool,
     /// The debugger knows that it holds this vCPU.
     reported: bool,
     not_send: PhantomData<*mut ()>,
+}
+
+/// Whether a vCPU executes instructions (SDM vol. 3 §24.4.2, "activity state").
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Active,
+    /// HLT: until an interrupt.
+    Halted,
+    /// After INIT: until a start-up IPI.
+    WaitForStartup,
 }
 
 /// What the run loop does after a step.
@@ -138,13 +150,20 @@ impl Vcpu {
             injected: [const { AtomicU64::new(0) }; 4],
             sleeping: AtomicBool::new(false),
             flush: AtomicBool::new(false),
+            startup: StartupMailbox::default(),
             debug: DebugPort::default(),
             code: CodeMailbox::new(),
         });
         minimize_timer_slack();
         let cpu = Box::new(Cpu::new(Arc::clone(guest), state, Arc::clone(&remote), entry)?);
         guest.add_vcpu(&remote);
-        Ok(Vcpu { cpu, halted: false, stopped: false, reported: false, not_send: PhantomData })
+        Ok(Vcpu {
+            cpu,
+            activity: Activity::Active,
+            stopped: false,
+            reported: false,
+            not_send: PhantomData,
+        })
     }
 
     /// The handle with which other threads kick and interrupt this vCPU.
@@ -223,7 +242,7 @@ impl Vcpu {
         if let Err(Shutdown) = self.deliver_interrupts() {
             return self.shutdown();
         }
-        if self.halted {
+        if self.activity != Activity::Active {
             self.sleep();
             return Next::Continue;
         }
@@ -236,7 +255,7 @@ impl Vcpu {
             RunExit::Mode => self.single_step(),
             RunExit::Exit(exit) => Next::Return(Ok(exit)),
             RunExit::Halt => {
-                self.halted = true;
+                self.activity = Activity::Halted;
                 Next::Continue
             }
             RunExit::BellClosed => {
@@ -257,6 +276,17 @@ impl Vcpu {
         }
         if bits.contains(Attention::INVALIDATE) {
             translator::serve_requests(cpu);
+        }
+        let startup = cpu.remote.startup.take();
+        if startup.init {
+            cpu.init();
+            self.activity = Activity::WaitForStartup;
+        }
+        if let Some(vector) = startup.vector
+            && self.activity == Activity::WaitForStartup
+        {
+            cpu.start_up(vector);
+            self.activity = Activity::Active;
         }
         if bits.contains(Attention::INTERRUPT) {
             for (index, word) in cpu.remote.injected.iter().enumerate() {
@@ -327,11 +357,11 @@ impl Vcpu {
     /// Delivers one pending NMI or interrupt if the guest's state lets it in.
     fn deliver_interrupts(&mut self) -> Result<(), Shutdown> {
         let cpu = &mut *self.cpu;
-        if !cpu.apic.has_pending() {
+        if !cpu.apic.has_pending() || self.activity == Activity::WaitForStartup {
             return Ok(());
         }
         if let Some(rip) = cpu.interrupt_shadow {
-            if rip == cpu.state.rip && !self.halted {
+            if rip == cpu.state.rip && self.activity == Activity::Active {
                 // One instruction first; `needs_stepping` sees to it.
                 return Ok(());
             }
@@ -340,7 +370,7 @@ impl Vcpu {
         if cpu.apic.has_nmi() && !cpu.nmi_blocked {
             cpu.apic.take_nmi();
             cpu.stats.interrupts += 1;
-            self.halted = false;
+            self.activity = Activity::Active;
             return exception::deliver(cpu, Event::Nmi);
         }
         if cpu.state.rflags & rflags::IF != 0
@@ -348,7 +378,7 @@ impl Vcpu {
         {
             cpu.apic.acknowledge(vector);
             cpu.stats.interrupts += 1;
-            self.halted = false;
+            self.activity = Activity::Active;
             return exception::deliver(cpu, Event::External(vector));
         }
         Ok(())
@@ -404,7 +434,7 @@ impl Vcpu {
         let finished = match result {
             Ok(Flow::Next | Flow::Jump) => Next::Continue,
             Ok(Flow::Halt) => {
-                self.halted = true;
+                self.activity = Activity::Halted;
                 Next::Continue
             }
             Ok(Flow::Exit(exit)) | Err(Fault::Exit(exit)) => Next::Return(Ok(exit)),
@@ -414,7 +444,6 @@ impl Vcpu {
                 RunExit::BellClosed => {
                     return Next::Return(Err(Error::BadState("the bell's receiver is gone")));
                 }
-                // Outside 64-bit mode nothing runs natively: those instructions do not exist there.
                 RunExit::Mode => return self.deliver_exception(Exception::ud()),
                 RunExit::Attention | RunExit::Halt => Next::Continue,
             },

@@ -19,7 +19,8 @@ use crate::cpu::Cpu;
 use crate::debug::StopCause;
 use crate::exception::{Event, Exception, Fault, Shutdown, deliver};
 use crate::exit::Exit;
-use crate::memory;
+use crate::memory::{self, Span};
+use crate::mmu::AccessKind;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
 /// Longest x86 instruction in bytes.
@@ -45,6 +46,26 @@ type Outcome = Result<Flow, Fault>;
 /// The value of a general-purpose register, zero-extended.
 pub(crate) fn register_value(cpu: &Cpu, register: iced_x86::Register) -> u64 {
     operand::read_register(cpu, register)
+}
+
+/// Linear address of an explicit memory operand of `size` bytes, its segment's rights and limit checked.
+pub(crate) fn linear_address(
+    cpu: &Cpu,
+    instruction: &Instruction,
+    size: usize,
+    kind: AccessKind,
+) -> Result<u64, Exception> {
+    operand::linear(cpu, instruction, size, kind)
+}
+
+/// Translates an explicit memory operand of `size` bytes.
+pub(crate) fn operand_span(
+    cpu: &mut Cpu,
+    instruction: &Instruction,
+    size: usize,
+    kind: AccessKind,
+) -> Result<Span, Fault> {
+    operand::span(cpu, instruction, size, kind)
 }
 
 /// Fetches and decodes the instruction at RIP.

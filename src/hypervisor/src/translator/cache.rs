@@ -173,6 +173,8 @@ pub(super) struct Cache {
     pub(super) pages: FastMap<u64, CodePage>,
     /// Instructions that thunks interpret, by index.
     pub(super) interpreted: Vec<iced_x86::Instruction>,
+    /// Code for instructions that the host executes outside 64-bit mode.
+    pub(super) native: HashMap<iced_x86::Instruction, u64>,
 }
 
 impl Cache {
@@ -207,6 +209,7 @@ impl Cache {
         self.sites.clear();
         self.pages.clear();
         self.interpreted.clear();
+        self.native.clear();
     }
 }
 

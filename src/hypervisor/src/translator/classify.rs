@@ -42,7 +42,7 @@ pub(super) enum Class {
     StoreSegment,
     /// One page-local chunk of REP MOVS or STOS natively, the rest interpreted.
     RepString,
-    /// FXSAVE, XSAVE and their inverses.
+    /// FXSAVE, XSAVE and their inverses; FNSTENV and FNSAVE.
     FpState,
     /// VMASKMOV, MASKMOVDQU, gathers: memory elements one at a time, in Rust.
     Element,
@@ -229,7 +229,9 @@ fn classify(code: Code) -> Class {
         | M::Cmpsw
         | M::Cmpsq => Class::Interpret,
         M::Cmpsd if code == Code::Cmpsd_m32_m32 => Class::Interpret,
-        M::Fxsave
+        M::Fnstenv
+        | M::Fnsave
+        | M::Fxsave
         | M::Fxsave64
         | M::Fxrstor
         | M::Fxrstor64

@@ -5,7 +5,7 @@
 
 use std::arch::asm;
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::classify::memory_operand;
 use crate::cpu::Cpu;
@@ -74,9 +74,12 @@ pub(super) fn store(cpu: &mut Cpu) {
     unsafe { asm!("fninit", options(nomem, nostack, preserves_flags)) }
 }
 
-/// FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR.
+/// FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR, FNSTENV, FNSAVE.
 pub(super) fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fault> {
     use Mnemonic as M;
+    if matches!(instruction.mnemonic(), M::Fnstenv | M::Fnsave) {
+        return store_environment(cpu, instruction);
+    }
     let extended =
         !matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
     if extended && cpu.state.cr4 & cr4::OSXSAVE == 0 {
@@ -114,7 +117,66 @@ fn legacy(cpu: &Cpu) -> FxsaveArea {
 
 fn fxsave_guest(cpu: &mut Cpu, va: u64) -> Result<(), Fault> {
     let area = legacy(cpu);
-    memory::write(cpu, va, &area.0[..416])
+    memory::write(cpu, va, &area.0[..160 + 16 * vector_count(cpu)])
+}
+
+/// FNSTENV and FNSAVE in the formats of protected mode (SDM vol. 1 figures 8-9 and 8-11).
+fn store_environment(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fault> {
+    // Registers follow the environment; the format has 16- or 32-bit fields.
+    let saves = instruction.mnemonic() == Mnemonic::Fnsave;
+    let short = matches!(instruction.code(), Code::Fnstenv_m14byte | Code::Fnsave_m94byte);
+    let mut environment = [0_u8; 28];
+    let mut area = FxsaveArea([0; 512]);
+    fxsave(&mut area);
+    let tag_word = {
+        // SAFETY: FNSTENV writes 28 bytes, masks all exceptions and changes nothing else.
+        unsafe { asm!("fnstenv [{}]", in(reg) environment.as_mut_ptr(), options(nostack)) }
+        u16::from_le_bytes(word(&environment, 8))
+    };
+    // The pointers are the host's, so they are left out.
+    let field = if short { 2 } else { 4 };
+    let mut image = [0; 108];
+    let header = field * 7;
+    let words =
+        [u16::from_le_bytes(word(&area.0, 0)), u16::from_le_bytes(word(&area.0, 2)), tag_word];
+    for (n, value) in words.into_iter().enumerate() {
+        put(&mut image, n * field, value.to_le_bytes());
+        if !short {
+            // Reserved halves read as ones.
+            put(&mut image, n * field + 2, [0xff; 2]);
+        }
+    }
+    if !short {
+        put(&mut image, 26, [0xff; 2]);
+    }
+    if !saves {
+        let done = write_operand(cpu, instruction, &image[..header]);
+        if done.is_err() {
+            fxrstor_x87(&area);
+        }
+        return done;
+    }
+    for n in 0..8 {
+        let register: [u8; 10] = word(&area.0, 32 + 16 * n);
+        put(&mut image, header + 10 * n, register);
+    }
+    let done = write_operand(cpu, instruction, &image[..header + 80]);
+    if done.is_err() {
+        fxrstor_x87(&area);
+    } else {
+        init_x87();
+    }
+    done
+}
+
+/// Puts back the x87 state of an instruction that did not complete.
+fn fxrstor_x87(area: &FxsaveArea) {
+    load_x87(&area.0[..160]);
+}
+
+fn write_operand(cpu: &mut Cpu, instruction: &Instruction, bytes: &[u8]) -> Result<(), Fault> {
+    let va = address(cpu, instruction, 0);
+    memory::write(cpu, va, bytes)
 }
 
 fn check_mxcsr(mxcsr: u32) -> Result<u32, Fault> {
@@ -141,7 +203,7 @@ fn fxrstor_guest(cpu: &mut Cpu, va: u64) -> Result<(), Fault> {
     load_x87(&image);
     if cpu.state.cr4 & cr4::OSFXSR != 0 {
         cpu.state.mxcsr = mxcsr;
-        for n in 0..16 {
+        for n in 0..vector_count(cpu) {
             cpu.state.vector[n][..16].copy_from_slice(&image[160 + 16 * n..176 + 16 * n]);
         }
     }
@@ -162,10 +224,12 @@ fn xsave_guest(cpu: &mut Cpu, va: u64, mask: u64) -> Result<(), Fault> {
         image[24..32].copy_from_slice(&area.0[24..32]);
     }
     if mask & SSE != 0 {
-        image[160..416].copy_from_slice(&area.0[160..416]);
+        let registers = 160..160 + 16 * vector_count(cpu);
+        image[registers.clone()].copy_from_slice(&area.0[registers]);
     }
     if mask & AVX != 0 {
-        for (n, ymm) in cpu.state.vector.iter().enumerate() {
+        let count = vector_count(cpu);
+        for (n, ymm) in cpu.state.vector.iter().enumerate().take(count) {
             let at = AVX_OFFSET + 16 * n;
             image[at..at + 16].copy_from_slice(&ymm[16..]);
         }
@@ -193,7 +257,7 @@ fn xrstor_guest(cpu: &mut Cpu, va: u64, mask: u64) -> Result<(), Fault> {
     } else if to_init & X87 != 0 {
         init_x87();
     }
-    for n in 0..16 {
+    for n in 0..vector_count(cpu) {
         let low = &mut cpu.state.vector[n][..16];
         if from_image & SSE != 0 {
             low.copy_from_slice(&image[160 + 16 * n..176 + 16 * n]);
@@ -210,21 +274,31 @@ fn xrstor_guest(cpu: &mut Cpu, va: u64, mask: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Linear address of the memory operand, for one element of a vector of addresses.
+/// Vector registers that exist in the current mode.
+fn vector_count(cpu: &Cpu) -> usize {
+    if cpu.is_64bit() { 16 } else { 8 }
+}
+
+/// Linear address of the memory operand, for one element of a vector of addresses. Outside 64-bit mode segments have
+/// their bases; their limits, which flat programs do not use, are not checked.
 fn address(cpu: &Cpu, instruction: &Instruction, element: usize) -> u64 {
     let operand = memory_operand(instruction).unwrap_or(0);
     instruction
         .virtual_address(operand, element, |register, index, size| {
             Some(register_value(cpu, register, index, size))
         })
-        .unwrap_or(0)
+        .map_or(0, |va| if cpu.is_64bit() { va } else { va & 0xffff_ffff })
 }
 
 fn register_value(cpu: &Cpu, register: Register, index: usize, size: usize) -> u64 {
     match register {
         Register::FS => cpu.state.segments[seg::FS].base,
         Register::GS => cpu.state.segments[seg::GS].base,
-        _ if register.is_segment_register() => 0,
+        _ if register.is_segment_register() && cpu.is_64bit() => 0,
+        _ if register.is_segment_register() => {
+            cpu.state.segments[(register as usize - Register::ES as usize) % 6].base
+        }
+        _ if register.is_gpr16() => cpu.state.gpr[register.number()] & 0xffff,
         _ if register.is_gpr64() => cpu.state.gpr[register.number()],
         _ if register.is_gpr32() => cpu.state.gpr[register.number()] & 0xffff_ffff,
         _ if register.is_vector_register() => {
@@ -281,14 +355,15 @@ fn mask_move(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fault> {
 }
 
 fn mask_address(cpu: &Cpu, instruction: &Instruction) -> u64 {
-    let base = match instruction.memory_segment() {
-        Register::FS => cpu.state.segments[seg::FS].base,
-        Register::GS => cpu.state.segments[seg::GS].base,
-        _ => 0,
-    };
-    let narrow = matches!(instruction.op0_kind(), OpKind::MemorySegEDI);
+    let base = register_value(cpu, instruction.memory_segment(), 0, 8);
     let rdi = cpu.state.gpr[7];
-    base.wrapping_add(if narrow { rdi & 0xffff_ffff } else { rdi })
+    let offset = match instruction.op0_kind() {
+        OpKind::MemorySegDI => rdi & 0xffff,
+        OpKind::MemorySegEDI => rdi & 0xffff_ffff,
+        _ => rdi,
+    };
+    let va = base.wrapping_add(offset);
+    if cpu.is_64bit() { va } else { va & 0xffff_ffff }
 }
 
 fn store_masked(cpu: &mut Cpu, va: u64, data: &[u8], mask: &[u8]) -> Result<(), Fault> {

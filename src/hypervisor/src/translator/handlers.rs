@@ -237,7 +237,7 @@ fn precise_fault(cpu: &mut Cpu, exception: Exception, va: u64, info: AccessInfo)
 }
 
 /// Legacy SSE operands of 16 bytes must be aligned but for a few loads; VEX ones need not but for a few moves.
-fn demands_alignment(instruction: &Instruction) -> bool {
+pub(super) fn demands_alignment(instruction: &Instruction) -> bool {
     use iced_x86::{EncodingKind, Mnemonic as M};
     let mnemonic = instruction.mnemonic();
     if instruction.code().op_code().encoding() == EncodingKind::VEX {
@@ -341,7 +341,7 @@ fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Result<Flow, Fault> {
 }
 
 /// #NM and #UD by CR0, CR4 and XCR0 (SDM vol. 3 §2.5, §13.1).
-fn check_unit(cpu: &Cpu, unit: Unit) -> Result<(), Exception> {
+pub(super) fn check_unit(cpu: &Cpu, unit: Unit) -> Result<(), Exception> {
     let state = &cpu.state;
     let (emulate, switched) = (state.cr0 & cr0::EM != 0, state.cr0 & cr0::TS != 0);
     match unit {

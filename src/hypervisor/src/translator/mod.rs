@@ -25,6 +25,7 @@ mod fpu;
 mod handlers;
 mod links;
 mod liveness;
+mod native;
 mod resolve;
 mod return_stack;
 mod signals;
@@ -227,9 +228,9 @@ pub(crate) fn run(cpu: &mut Cpu) -> RunExit {
     run_with(cpu, false)
 }
 
-/// Runs exactly one instruction, of any kind that [`crate::interp`] leaves to the host CPU.
+/// Runs exactly one instruction, of any kind that [`crate::interp`] leaves to the host CPU, in any mode.
 pub(crate) fn step(cpu: &mut Cpu) -> RunExit {
-    run_with(cpu, true)
+    if cpu.is_64bit() { run_with(cpu, true) } else { native::step(cpu) }
 }
 
 fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
@@ -243,6 +244,14 @@ fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
         Err(exit) => return exit,
     };
     let code = cpu.translator.cache.blocks[block as usize].main;
+    let exit = enter(cpu, code);
+    cpu.stats.translated_exits += 1;
+    smc::drain(cpu);
+    exit.unwrap_or(RunExit::Attention)
+}
+
+/// Runs code of the arena until it leaves, and says why if the code does not know.
+fn enter(cpu: &mut Cpu, code: u64) -> Option<RunExit> {
     cpu.translator.exit = None;
     let top = cpu.translator.return_stack.top();
     if cpu.state.return_stack == 0 {
@@ -262,7 +271,5 @@ fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
     enter(code);
     drop(guard);
     fpu::store(cpu);
-    cpu.stats.translated_exits += 1;
-    smc::drain(cpu);
-    cpu.translator.exit.take().unwrap_or(RunExit::Attention)
+    cpu.translator.exit.take()
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Packs one static executable as /init, with a console node, into a newc initramfs: initramfs.py INIT OUT."""
+"""Packs a directory, with a console node, into a newc initramfs: initramfs.py DIRECTORY OUT."""
+import os
 import sys
 
 
@@ -9,8 +10,21 @@ def entry(name, mode, data=b"", rdev=(0, 0)):
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
-with open(sys.argv[1], "rb") as file:
-    init = file.read()
-image = entry("dev", 0o040755) + entry("dev/console", 0o020600, rdev=(5, 1)) + entry("init", 0o100755, init)
-with open(sys.argv[2], "wb") as file:
-    file.write(image + entry("TRAILER!!!", 0))
+def main():
+    root, out = sys.argv[1:]
+    image = [entry("dev", 0o040755), entry("dev/console", 0o020600, rdev=(5, 1))]
+    for directory, directories, files in os.walk(root):
+        directories.sort()
+        for name in directories:
+            image.append(entry(os.path.relpath(os.path.join(directory, name), root), 0o040755))
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            mode = 0o100755 if os.access(path, os.X_OK) else 0o100644
+            with open(path, "rb") as file:
+                image.append(entry(os.path.relpath(path, root), mode, file.read()))
+    image.append(entry("TRAILER!!!", 0))
+    with open(out, "wb") as file:
+        file.write(b"".join(image))
+
+
+main()

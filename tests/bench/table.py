@@ -5,48 +5,55 @@ import re
 import statistics
 import sys
 
-BOOT = re.compile(r"\[ *([\d.]+)\] RESULT boot ")
 RESULT = re.compile(r"RESULT (\w+) (\d+) (\w+)")
-# Results that depend on process numbers, not on the work done.
-UNCHECKED = {"getpid"}
+# What issue and README ask for: these together at least three times, each of the system's at least twice.
+THROUGHPUT = ["integer", "sieve", "calls", "indirect", "nbody", "python", "gzip", "sha256", "aes"]
+SYSTEM = ["boot", "getpid", "pipe", "fork", "exec", "fault"]
+QEMU = ["max", "qemu64"]
 
 
-def read(path):
-    times, sums = {}, {}
-    with open(path, errors="replace") as file:
-        for line in file:
-            if boot := BOOT.search(line):
-                times["boot"] = float(boot[1]) * 1e3
-            if (result := RESULT.search(line)) and result[1] not in ("boot", "end"):
-                times[result[1]] = int(result[2]) / 1e6
-                sums[result[1]] = result[3]
-    return times, sums
+def read(directory, side, run):
+    times, results = {}, {}
+    with open(f"{directory}/{side}.{run}", errors="replace") as file:
+        for name, time, result in RESULT.findall(file.read()):
+            if name != "end":
+                times[name], results[name] = int(time) / 1e6, result
+    if side != "native":
+        with open(f"{directory}/{side}.boot.{run}") as file:
+            times["boot"] = float(file.read())
+    return times, results
 
 
 def main():
     directory, runs = sys.argv[1], int(sys.argv[2])
-    sides = {side: [read(f"{directory}/{side}.{run}") for run in range(1, runs + 1)] for side in ("native", "ours", "max", "qemu64")}
-    expected = sides["ours"][0][1]
-    for side, results in sides.items():
-        for times, sums in results:
-            missing = set(expected) - set(sums)
-            wrong = [name for name in expected if name not in UNCHECKED and sums.get(name) != expected[name]]
-            if missing or wrong:
-                sys.exit(f"{side} did different work: missing {sorted(missing)}, different {wrong}")
+    sides = {side: [read(directory, side, run) for run in range(1, runs + 1)] for side in ["native", "ours", *QEMU]}
+    expected = sides["native"][0][1]
+    for side, measured in sides.items():
+        for _times, results in measured:
+            different = [name for name in expected.keys() | results.keys() if results.get(name) != expected.get(name)]
+            if different:
+                sys.exit(f"{side} did different work, so there is nothing to compare: {sorted(different)}")
 
     def median(side, name):
-        values = [times[name] for times, _ in sides[side] if name in times]
+        values = [times[name] for times, _results in sides[side] if name in times]
         return statistics.median(values) if values else math.nan
 
-    print(f"{'milliseconds':14}{'native':>10}{'ours':>10}{'QEMU':>10}{'ours/native':>13}{'QEMU/ours':>11}")
-    ratios = []
-    for name in ["boot", *expected]:
-        native, ours = median("native", name), median("ours", name)
-        peer = min(median("max", name), median("qemu64", name))
-        if name != "boot":
-            ratios.append(peer / ours)
-        print(f"{name:14}{native:10.1f}{ours:10.1f}{peer:10.1f}{ours / native:13.2f}{peer / ours:11.2f}")
-    print(f"geometric mean of QEMU/ours without boot: {math.exp(statistics.fmean(map(math.log, ratios))):.2f}")
+    ratios = {}
+
+    def rows(title, names):
+        print(f"{title:22}{'native':>10}{'ours':>10}{'QEMU':>10}{'ours/native':>13}{'QEMU/ours':>11}")
+        for name in names:
+            native, ours = median("native", name), median("ours", name)
+            qemu = min(median(side, name) for side in QEMU)
+            ratios[name] = qemu / ours
+            print(f"{name:22}{native:10.1f}{ours:10.1f}{qemu:10.1f}{ours / native:13.2f}{qemu / ours:11.2f}")
+
+    rows("throughput, ms", [name for name in THROUGHPUT if name in expected])
+    done = [ratios[name] for name in THROUGHPUT if name in ratios]
+    if done:
+        print(f"geometric mean of QEMU/ours: {statistics.geometric_mean(done):.2f}")
+    rows("system, ms", [name for name in SYSTEM if name == "boot" or name in expected])
+    rows("others, ms", [name for name in expected if name not in THROUGHPUT + SYSTEM])
 
 
 main()

@@ -112,7 +112,13 @@ fn checksum(bytes: &mut [u8], at: usize) {
     bytes[at] = bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)).wrapping_neg();
 }
 
-/// Hardware-reduced ACPI with one local APIC.
+/// The serial port at [`UART`] without an interrupt, so that the kernel polls it:
+/// `Scope (\_SB) { Device (COM1) { Name (_HID, EisaId ("PNP0501")) Name (_CRS, ResourceTemplate () { IO (…) }) } }`
+/// (ACPI 6.5 §20.2, §6.4.2.5).
+const SERIAL_PORT: &[u8] = b"\x10\x2a\\_SB_\x5b\x82\x22COM1\x08_HID\x0c\x41\xd0\x05\x01\
+    \x08_CRS\x11\x0d\x0a\x0a\x47\x01\xf8\x03\xf8\x03\x01\x08\x79\x00";
+
+/// Hardware-reduced ACPI with one local APIC and a serial port.
 fn load_acpi(guest: &Guest) -> Result<(), Error> {
     const RSDP: u64 = 0xe_0000;
     const TABLES: [u64; 4] = [RSDP + 0x100, RSDP + 0x200, RSDP + 0x400, RSDP + 0x500];
@@ -131,7 +137,7 @@ fn load_acpi(guest: &Guest) -> Result<(), Error> {
     let mut body = 0xfee0_0000u32.to_le_bytes().to_vec();
     body.extend([0, 0, 0, 0, 0, 8, 0, 0, 1, 0, 0, 0]);
     guest.write_memory(madt, &acpi_table(b"APIC", 4, &body))?;
-    guest.write_memory(dsdt, &acpi_table(b"DSDT", 2, &[]))?;
+    guest.write_memory(dsdt, &acpi_table(b"DSDT", 2, SERIAL_PORT))?;
     let mut rsdp = b"RSD PTR \0GUEST \x02".to_vec();
     rsdp.extend(0u32.to_le_bytes());
     rsdp.extend(36u32.to_le_bytes());
@@ -163,16 +169,17 @@ fn run(vcpu: &mut Vcpu) -> Result<(), Error> {
             Exit::Io { port, input: false, .. } if port & !1 == CMOS => {}
             Exit::Io { port, input: false, data, .. } => {
                 if port == UART && registers[3] & 0x80 == 0 {
+                    // A prompt does not end its line.
                     let _ = std::io::stdout().write_all(&data[..1]);
-                    if data[0] == b'\n' {
-                        let _ = std::io::stdout().flush();
-                    }
+                    let _ = std::io::stdout().flush();
                 }
                 registers[usize::from(port & 7)] = data[0];
             }
             Exit::Io { port, access_size, input: true, .. } => {
                 let value = match port & 7 {
-                    2 => 1,
+                    // A 16550A whose transmitter always is empty.
+                    2 if registers[1] & 2 != 0 => 0xc2,
+                    2 => 0xc1,
                     5 => 0x60,
                     6 => 0xb0,
                     n => registers[usize::from(n)],

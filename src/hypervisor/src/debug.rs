@@ -7,7 +7,7 @@ use crate::state::Attention;
 use crate::vcpu::VcpuRemote;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,10 +36,18 @@ pub(crate) struct StopEvent {
 
 type Request = Box<dyn FnOnce(&mut Cpu) + Send>;
 
+/// Requests to a vCPU, and whether its thread is where it serves them.
+#[derive(Default)]
+struct Requests {
+    waiting: Vec<Request>,
+    /// The thread is inside `enter`.
+    served: bool,
+}
+
 /// The debugger's side of one vCPU.
 #[derive(Default)]
 pub(crate) struct DebugPort {
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<Requests>,
     /// The vCPU stops before its next instruction and stays stopped.
     hold: AtomicBool,
     /// The vCPU runs one instruction and then holds.
@@ -62,7 +70,14 @@ impl DebugPort {
     }
 
     pub(crate) fn take_requests(&self) -> Vec<Request> {
-        std::mem::take(&mut *lock(&self.requests))
+        std::mem::take(&mut lock(&self.requests).waiting)
+    }
+
+    /// Says that the vCPU's thread enters the guest, or leaves it after having served what this gives.
+    pub(crate) fn set_served(&self, served: bool) -> Vec<Request> {
+        let mut requests = lock(&self.requests);
+        requests.served = served;
+        std::mem::take(&mut requests.waiting)
     }
 }
 
@@ -85,13 +100,35 @@ impl VcpuRemote {
         &self,
         f: impl FnOnce(&mut Cpu) -> T + Send + 'static,
     ) -> Option<T> {
+        self.send_request(false, f)?.recv_timeout(REQUEST_TIMEOUT).ok()
+    }
+
+    /// As [`VcpuRemote::run_on_cpu`], but `None` at once when the vCPU is not in the guest.
+    pub(crate) fn run_inside<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Cpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        // A vCPU that leaves the guest serves what was sent before.
+        self.send_request(true, f)?.recv().ok()
+    }
+
+    fn send_request<T: Send + 'static>(
+        &self,
+        only_inside: bool,
+        f: impl FnOnce(&mut Cpu) -> T + Send + 'static,
+    ) -> Option<Receiver<T>> {
         let (reply, answer) = mpsc::sync_channel(1);
-        lock(&self.debug.requests).push(Box::new(move |cpu| {
+        let mut requests = lock(&self.debug.requests);
+        if only_inside && !requests.served {
+            return None;
+        }
+        requests.waiting.push(Box::new(move |cpu| {
             // The debugger may have given up waiting.
             let _ = reply.send(f(cpu));
         }));
+        drop(requests);
         self.request_attention(Attention::RUN_LOOP);
-        answer.recv_timeout(REQUEST_TIMEOUT).ok()
+        Some(answer)
     }
 }
 

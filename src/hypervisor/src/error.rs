@@ -28,8 +28,7 @@ pub enum Error {
         /// Linear address of the instruction that could not be resumed.
         rip: u64,
     },
-    /// The guest used a processor feature that this hypervisor does not offer in any CPUID leaf and
-    /// that cannot be answered with an exception.
+    /// The host lacks what guests need; the text says what, and what to do.
     #[error("unsupported: {0}")]
     NotSupported(&'static str),
     /// The host refused a resource.

@@ -106,7 +106,10 @@ unsafe impl Sync for Guest {}
 
 impl Guest {
     /// A guest without memory, traps or vCPUs.
+    ///
+    /// Errors: [`Error::NotSupported`] on a host without AVX or FSGSBASE.
     pub fn new() -> Result<Arc<Guest>, Error> {
+        crate::host_features::check()?;
         crate::time::start_calibration();
         // SAFETY: a fresh inaccessible mapping at an address of the kernel's choice overlaps nothing.
         let base = unsafe {

@@ -3,6 +3,10 @@
 //! Guest memory, the vCPU with its MMU, exceptions, local APIC and time, the translator that copies guest instructions
 //! into host code, and an interpreter for what is not worth translating. Device models, machine layout, file formats
 //! and FIDL stay outside: a caller sees [`Guest`], [`Vcpu`] and the exits that the Zircon kernel interface defines.
+//!
+//! The host must have AVX and FSGSBASE, and a kernel that lets programs use both: Intel Core and Xeon since 2012, AMD Zen, under
+//! Linux 5.9 or later. Elsewhere [`Guest::new`] fails with [`Error::NotSupported`], which says what is missing. Every
+//! other extension is optional: a guest is offered what its host has.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 pub mod gdb;
@@ -21,6 +25,7 @@ mod exception;
 mod exit;
 mod guest;
 mod host_access;
+mod host_features;
 mod interp;
 mod memory;
 mod mmu;

@@ -8,7 +8,7 @@ use crate::debug_registers;
 use crate::error::Error;
 use crate::exception::{self, Event, Exception, Fault, Shutdown};
 use crate::exit::{Exit, IoData, VcpuState};
-use crate::guest::Guest;
+use crate::guest::{Guest, lock};
 use crate::interp::{self, Flow};
 use crate::registers::{dr6, rflags};
 use crate::startup::StartupMailbox;
@@ -19,8 +19,8 @@ use crate::translator::{self, RunExit};
 use iced_x86::Mnemonic;
 use rustix::thread::futex;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The side of a vCPU that other threads hold.
 pub struct VcpuRemote {
@@ -35,6 +35,8 @@ pub struct VcpuRemote {
     pub(crate) startup: StartupMailbox,
     pub(crate) debug: DebugPort,
     pub(crate) code: CodeMailbox,
+    /// Counters as of the last return from the guest.
+    left: Mutex<VcpuStats>,
 }
 
 impl VcpuRemote {
@@ -47,6 +49,12 @@ impl VcpuRemote {
     /// millisecond.
     pub fn kick(&self) {
         self.request_attention(Attention::KICK);
+    }
+
+    /// Counters since creation, from any thread: asks the vCPU's thread if it is in the guest, which takes as long as a
+    /// kick does.
+    pub fn stats(&self) -> VcpuStats {
+        self.run_inside(|cpu| cpu.stats()).unwrap_or_else(|| *lock(&self.left))
     }
 
     /// Queues an interrupt. Vector 2 is the NMI. A vector that is already queued stays queued once.
@@ -153,6 +161,7 @@ impl Vcpu {
             startup: StartupMailbox::default(),
             debug: DebugPort::default(),
             code: CodeMailbox::new(),
+            left: Mutex::default(),
         });
         minimize_timer_slack();
         let cpu = Box::new(Cpu::new(Arc::clone(guest), state, Arc::clone(&remote), entry)?);
@@ -220,6 +229,7 @@ impl Vcpu {
         // An input that the monitor did not answer reads as open bus.
         interp::io::abandon_input(&mut self.cpu);
         translator::after_sleep(&mut self.cpu);
+        self.serve_requests(true);
         let result = loop {
             if let Next::Return(result) = self.step() {
                 break result;
@@ -228,7 +238,17 @@ impl Vcpu {
         // Requests of other vCPUs come before what the monitor does next, such as passing on an interrupt.
         translator::before_sleep(&mut self.cpu);
         self.count(&result);
+        *lock(&self.cpu.remote.left) = self.cpu.stats();
+        self.serve_requests(false);
         result
+    }
+
+    /// Runs the requests that came before a change of side.
+    fn serve_requests(&mut self, inside: bool) {
+        let remote = Arc::clone(&self.cpu.remote);
+        for request in remote.debug.set_served(inside) {
+            request(&mut self.cpu);
+        }
     }
 
     /// One turn of the run loop: events, then sleep or execution.

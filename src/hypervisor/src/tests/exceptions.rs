@@ -299,13 +299,6 @@ fn an_interrupt_wakes_a_halted_vcpu() {
     injector.join().unwrap();
 }
 
-fn write_msr(a: &mut CodeAssembler, msr: u32, value: u32) {
-    a.mov(ecx, msr).unwrap();
-    a.mov(eax, value).unwrap();
-    a.xor(edx, edx).unwrap();
-    a.wrmsr().unwrap();
-}
-
 #[test]
 fn the_timer_counts_down_once() {
     let system = System::new();

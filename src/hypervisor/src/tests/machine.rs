@@ -119,6 +119,11 @@ pub(super) struct System {
     pub(super) guest: Arc<Guest>,
 }
 
+/// Where the handler of a vector lies: 16 bytes.
+pub(super) fn handler(vector: u8) -> u64 {
+    HANDLERS + u64::from(vector) * 16
+}
+
 /// What an exception handler finds on its stack.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame {
@@ -149,8 +154,7 @@ impl System {
         }
         let system = System { guest };
         for vector in 0..=255 {
-            let handler = HANDLERS + u64::from(vector) * 16;
-            load_at(&system.guest, handler, |a| {
+            load_at(&system.guest, handler(vector), |a| {
                 a.out(u32::from(vector), iced_x86::code_asm::registers::gpr8::al).unwrap();
                 a.iretq().unwrap();
             });
@@ -169,7 +173,7 @@ impl System {
 
     /// Writes an IDT entry with its handler at the usual place.
     pub(super) fn gate(&self, vector: u8, attributes: u64, ist: u64) {
-        let handler = HANDLERS + u64::from(vector) * 16;
+        let handler = handler(vector);
         let low = handler & 0xffff
             | u64::from(CODE_SELECTOR) << 16
             | ist << 32
@@ -231,4 +235,27 @@ pub(super) fn enter_user(a: &mut CodeAssembler) {
     a.push(rax).unwrap();
     a.iretq().unwrap();
     a.set_label(&mut target).unwrap();
+}
+
+/// Emits a jump to 32-bit user code at `target`, with its stack at [`STACK`].
+pub(super) fn enter_compatibility(a: &mut CodeAssembler, target: u64) {
+    use iced_x86::code_asm::*;
+    a.mov(eax, u32::from(USER_DATA)).unwrap();
+    a.mov(ds, eax).unwrap();
+    a.mov(es, eax).unwrap();
+    a.push(i32::from(USER_DATA)).unwrap();
+    a.push(STACK as i32).unwrap();
+    a.push(2).unwrap();
+    a.push(i32::from(USER_CODE_32)).unwrap();
+    a.push(target as i32).unwrap();
+    a.iretq().unwrap();
+}
+
+/// Emits a write of an MSR.
+pub(super) fn write_msr(a: &mut CodeAssembler, msr: u32, value: u32) {
+    use iced_x86::code_asm::*;
+    a.mov(ecx, msr).unwrap();
+    a.mov(eax, value).unwrap();
+    a.xor(edx, edx).unwrap();
+    a.wrmsr().unwrap();
 }

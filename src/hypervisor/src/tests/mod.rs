@@ -2,6 +2,7 @@
 
 mod debugger;
 mod exceptions;
+mod kick;
 mod machine;
 mod modes;
 mod paging;

@@ -140,17 +140,105 @@ fn compatibility_mode_runs_32_bit_user_code() {
     system.guest.write_memory(DATA, &code.assemble(DATA).unwrap()).unwrap();
     let mut vcpu = system.boot(|a| {
         a.mov(rbx, u64::MAX).unwrap();
-        a.push(i32::from(USER_DATA)).unwrap();
-        a.push(STACK as i32).unwrap();
-        a.push(2).unwrap();
-        a.push(i32::from(USER_CODE_32)).unwrap();
-        a.push(DATA as i32).unwrap();
-        a.iretq().unwrap();
+        enter_compatibility(a, DATA);
     });
     let (vector, frame) = system.exception(&mut vcpu);
     assert_eq!((vector, frame.cs, frame.rsp), (0x80, USER_CODE_32.into(), STACK));
     let state = vcpu.read_state();
     assert_eq!((state.gpr[0], state.gpr[3]), (0, 0x1234_5678));
+}
+
+/// Boots 32-bit user code with every vector unit on.
+fn vector_code(system: &System, build: impl FnOnce(&mut CodeAssembler)) -> Vcpu {
+    system.open_to_user();
+    system.gate(0x80, 0xee, 0);
+    let mut code = CodeAssembler::new(32).unwrap();
+    build(&mut code);
+    code.int(0x80).unwrap();
+    system.guest.write_memory(DATA, &code.assemble(DATA).unwrap()).unwrap();
+    system.boot(|a| {
+        a.mov(rax, cr4).unwrap();
+        a.or(eax, 0x4_0600).unwrap();
+        a.mov(cr4, rax).unwrap();
+        a.xor(ecx, ecx).unwrap();
+        a.xor(edx, edx).unwrap();
+        a.mov(eax, 7).unwrap();
+        a.xsetbv().unwrap();
+        enter_compatibility(a, DATA);
+    })
+}
+
+/// An operand that crosses into the next page.
+const CROSSING: u64 = DATA + 0x2000 - 12;
+
+#[test]
+fn vector_x87_and_bit_instructions_run_in_compatibility_mode() {
+    let system = System::new();
+    let lanes: [f32; 8] = [1.5, -2.25, 3.0, 1e10, 0.1, -0.2, 7.75, 8.0];
+    system.guest.write_memory(CROSSING, lanes.map(f32::to_le_bytes).as_flattened()).unwrap();
+    let crossing = CROSSING as u32;
+    let mut vcpu = vector_code(&system, |a| {
+        a.mov(eax, 2.0_f32.to_bits()).unwrap();
+        a.movd(xmm0, eax).unwrap();
+        a.vbroadcastss(ymm1, xmm0).unwrap();
+        a.vmulps(ymm2, ymm1, ymmword_ptr(crossing)).unwrap();
+        a.vmovups(ymmword_ptr(crossing), ymm2).unwrap();
+        a.fld(dword_ptr(crossing + 4)).unwrap();
+        a.fsqrt().unwrap();
+        a.fld1().unwrap();
+        a.fadd_2(st0, st0).unwrap();
+        a.fsqrt().unwrap();
+        a.fstp(qword_ptr(DATA as u32 + 0x800)).unwrap();
+        a.fnstsw(ax).unwrap();
+        // ESP as an operand, and a high byte beside it.
+        a.mov(edi, esp).unwrap();
+        a.movd(esp, xmm0).unwrap();
+        a.mov(ecx, 0x1234).unwrap();
+        a.crc32(esp, ch).unwrap();
+        a.mov(esi, esp).unwrap();
+        a.mov(esp, edi).unwrap();
+        a.mov(edx, 0x0ff0).unwrap();
+        a.andn(ebp, edx, ecx).unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!((vector, frame.rsp), (0x80, STACK));
+    let mut bytes = [0; 32];
+    system.guest.read_memory(CROSSING, &mut bytes).unwrap();
+    assert_eq!(bytes, lanes.map(|lane| (lane * 2.0).to_le_bytes()).as_flattened());
+    assert_eq!(read_u64(&system.guest, DATA + 0x800), 2.0_f64.sqrt().to_bits());
+    let state = vcpu.read_state();
+    assert_eq!(state.gpr[0] & 1, 1, "the square root of a negative number is invalid");
+    assert_eq!(state.gpr[5], 0x1234 & !0x0ff0);
+    // SAFETY: every host that runs the tests' vector instructions has SSE4.2.
+    let crc = unsafe { std::arch::x86_64::_mm_crc32_u8(2.0_f32.to_bits(), 0x12) };
+    assert_eq!(state.gpr[6], u64::from(crc));
+}
+
+#[test]
+fn vector_instructions_fault_in_compatibility_mode_as_the_manual_says() {
+    let at = DATA as u32;
+    let cases: [(u16, Box<dyn Fn(&mut CodeAssembler)>); 5] = [
+        (14, Box::new(|a| a.movups(xmm0, xmmword_ptr(0x4000_0000_u32 - 8)).unwrap())),
+        (14, Box::new(|a| a.movups(xmmword_ptr(0x4000_0000_u32), xmm0).unwrap())),
+        (13, Box::new(move |a| a.movaps(xmm0, xmmword_ptr(at + 0x808)).unwrap())),
+        (6, Box::new(|a| a.db(&[0x0f, 0x01, 0xfc]).unwrap())),
+        (
+            19,
+            Box::new(move |a| {
+                a.mov(dword_ptr(at + 0x800), 0x1f00).unwrap();
+                a.ldmxcsr(dword_ptr(at + 0x800)).unwrap();
+                a.pxor(xmm0, xmm0).unwrap();
+                a.divss(xmm0, xmm0).unwrap();
+            }),
+        ),
+    ];
+    for (vector, build) in cases {
+        let system = System::new();
+        let mut vcpu = vector_code(&system, |a| build(a));
+        let (found, frame) = system.exception(&mut vcpu);
+        assert_eq!(found, vector);
+        assert_eq!(frame.cs, USER_CODE_32.into());
+    }
 }
 
 #[test]

@@ -92,6 +92,81 @@ fn repeat(a: &mut CodeAssembler, count: u32, body: impl FnOnce(&mut CodeAssemble
 const ROUNDS: u32 = 20_000;
 
 #[test]
+fn sixty_four_vcpus_run() {
+    let count = crate::MAX_VCPUS;
+    let guest = program(|a| {
+        a.lock().inc(qword_ptr(DATA)).unwrap();
+        report(a);
+    });
+    run_all(&guest, &vec![CODE; count]);
+    assert_eq!(read_u64(&guest, DATA), count as u64);
+}
+
+/// Emits a write of the x2APIC interrupt command register: to vCPU 1.
+fn command(a: &mut CodeAssembler, low: u32) {
+    a.mov(ecx, 0x830).unwrap();
+    a.mov(eax, low).unwrap();
+    a.mov(edx, 1).unwrap();
+    a.wrmsr().unwrap();
+}
+
+/// Emits a wait until the byte at `address` is `value`.
+fn wait_for(a: &mut CodeAssembler, address: u64, value: u32) {
+    let mut again = a.create_label();
+    a.set_label(&mut again).unwrap();
+    a.pause().unwrap();
+    a.cmp(byte_ptr(address), value as i32).unwrap();
+    a.jne(again).unwrap();
+}
+
+#[test]
+fn init_and_a_start_up_ipi_restart_a_vcpu() {
+    const COUNT: u64 = 0x3_8000;
+    let guest = guest();
+    // At two vectors: mov ax, 0x3000; mov ds, ax; inc byte [0x8000] or add byte [0x8000], 16; then what must not last.
+    let start = [0xb8, 0x00, 0x30, 0x8e, 0xd8];
+    let rest: [&[u8]; 2] =
+        [&[0xfe, 0x06, 0x00, 0x80, 0xeb, 0xfe], &[0x80, 0x06, 0x00, 0x80, 0x10, 0xfa, 0xf4]];
+    for (vector, rest) in [0x8000, 0x9000].into_iter().zip(rest) {
+        guest.write_memory(vector, &[&start, rest].concat()).unwrap();
+    }
+    load_at(&guest, CODE, |a| {
+        command(a, 0x608);
+        wait_for(a, COUNT, 1);
+        // A start-up IPI to a vCPU that runs is ignored; INIT stops it, and de-asserting INIT does nothing.
+        command(a, 0x609);
+        command(a, 0xc500);
+        command(a, 0x8500);
+        command(a, 0x609);
+        wait_for(a, COUNT, 0x11);
+        command(a, 0x4500);
+        command(a, 0x608);
+        command(a, 0x609);
+        wait_for(a, COUNT, 0x12);
+        a.mov(eax, 7).unwrap();
+        report(a);
+    });
+    let mut bootstrap = boot(&guest);
+    let (second, started) = std::sync::mpsc::channel();
+    match bootstrap.enter().unwrap() {
+        Exit::Startup { id: 1, entry: 0x8000 } => {}
+        other => panic!("unexpected exit {other:x?}"),
+    }
+    thread::scope(|scope| {
+        let guest = &guest;
+        scope.spawn(move || {
+            let mut vcpu = Vcpu::new(guest, 0x8000).unwrap();
+            second.send(vcpu.remote()).unwrap();
+            assert!(matches!(vcpu.enter(), Err(crate::Error::Canceled)));
+        });
+        let remote = started.recv().unwrap();
+        assert_eq!(output(&mut bootstrap), (0x10, 7));
+        remote.kick();
+    });
+    assert_eq!(read_u64(&guest, COUNT) & 0xff, 0x12);
+}
+
+#[test]
 fn locked_increments_are_never_lost() {
     let (guest, _) = run_same(3, |a| {
         meet(a, DATA + 0x100, 3);

@@ -128,15 +128,8 @@ pub(crate) struct Counters {
 impl Translator {
     /// Allocates the code cache for the vCPU whose state lives at `state_address`.
     ///
-    /// Errors: `NOTSUP` on a processor or kernel without AVX or FSGSBASE, and what allocating memory gives.
+    /// Errors: what allocating memory gives. [`crate::host_features`] has checked the host.
     pub(crate) fn new(state_address: u32) -> Result<Translator, rustix::io::Errno> {
-        /// AT_HWCAP2 bit: the kernel lets user code write the GS base (Documentation/arch/x86/elf_auxvec.rst).
-        const HWCAP2_FSGSBASE: usize = 1 << 1;
-        if rustix::param::linux_hwcap().1 & HWCAP2_FSGSBASE == 0
-            || !std::arch::is_x86_feature_detected!("avx")
-        {
-            return Err(rustix::io::Errno::NOTSUP);
-        }
         signals::install()?;
         let arena = Arena::new()?;
         let jump_table = JumpTable::new()?;

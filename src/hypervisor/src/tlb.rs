@@ -15,6 +15,8 @@ use crate::state::{CpuState, Rflags};
 pub(crate) const TLB_BITS: u32 = 11;
 /// Number of data entries in a set.
 pub(crate) const TLB_ENTRIES: usize = 1 << TLB_BITS;
+/// Number of code page identities in a set: enough that the pages of a large program and its libraries seldom collide.
+pub(crate) const CODE_ENTRIES: usize = 1 << 14;
 /// Shift that turns a linear address into a byte offset of an entry, before masking with [`TLB_OFFSET_MASK`].
 pub(crate) const TLB_SHIFT: u32 = 12 - 5;
 /// Mask for the byte offset of an entry.
@@ -41,13 +43,14 @@ pub(crate) const FLAG_GLOBAL: u64 = 1 << 0;
 /// The page tables allow writing and the dirty bit is set, whatever `write` says.
 pub(crate) const FLAG_WRITABLE: u64 = 1 << 1;
 
-/// A set: data entries, then the code page identities by page number.
+/// A set: data entries, then the code page identities, by page number.
 #[repr(C, align(4096))]
 pub(crate) struct TlbSet {
     /// Data entries by page number modulo [`TLB_ENTRIES`].
     pub(crate) entries: [TlbEntry; TLB_ENTRIES],
-    /// Interned identity of the code page at this page number, 0 if unknown: see the translator's pages.
-    pub(crate) code: [u32; TLB_ENTRIES],
+    /// Interned identity of the code page at this page number modulo [`CODE_ENTRIES`], 0 if unknown: see the
+    /// translator's regions.
+    pub(crate) code: [u32; CODE_ENTRIES],
 }
 
 /// Which accesses a set answers for.
@@ -99,6 +102,11 @@ struct SetLog {
     overflow: bool,
     /// Any global entry present.
     globals: bool,
+    /// As `filled`, for the code page identities.
+    code_filled: Vec<u16>,
+    code_overflow: bool,
+    /// Any code page identity present.
+    code_present: bool,
     /// Smallest aligned range that covers every large page with an entry here.
     large: Option<(u64, u64)>,
     /// PCID and address space this set belongs to; only user sets.
@@ -133,6 +141,11 @@ fn index_of(va: u64) -> usize {
     (va >> 12) as usize & (TLB_ENTRIES - 1)
 }
 
+/// Index of the identity of the code page at `va`.
+pub(crate) fn code_index(va: u64) -> usize {
+    (va >> 12) as usize & (CODE_ENTRIES - 1)
+}
+
 impl Tlb {
     /// Reserves and clears the sets of one vCPU.
     pub(crate) fn new() -> Result<Tlb, rustix::io::Errno> {
@@ -156,6 +169,9 @@ impl Tlb {
                 filled: Vec::with_capacity(LOG_LIMIT),
                 overflow: false,
                 globals: false,
+                code_filled: Vec::with_capacity(LOG_LIMIT),
+                code_overflow: false,
+                code_present: true,
                 large: None,
                 owner: None,
                 last_use: 0,
@@ -276,21 +292,21 @@ impl Tlb {
     /// Forgets every code page identity, e.g. after the code cache was emptied.
     pub(crate) fn forget_code(&mut self) {
         for log in &mut self.logs {
-            log.set_mut().code.fill(0);
+            log.clear_code();
         }
     }
 
     /// The identity of the code page at `va` for `view`, 0 if unknown. Another page with the same index may own it.
     pub(crate) fn code(&self, view: View, va: u64) -> u32 {
-        self.logs[self.slot(view)].set().code[index_of(va)]
+        self.logs[self.slot(view)].set().code[code_index(va)]
     }
 
     /// Records the identity of the code page at `va` for `view`.
     pub(crate) fn set_code(&mut self, view: View, va: u64, id: u32, global: bool, page_size: u64) {
         let slot = self.slot(view);
         let log = &mut self.logs[slot];
-        log.set_mut().code[index_of(va)] = id;
-        log.note(index_of(va), global);
+        log.set_mut().code[code_index(va)] = id;
+        log.note_code(code_index(va), global);
         log.note_large(va, page_size);
     }
 
@@ -349,6 +365,42 @@ impl SetLog {
         }
     }
 
+    fn note_code(&mut self, index: usize, global: bool) {
+        self.code_present = true;
+        if global {
+            return;
+        }
+        if self.code_filled.len() < LOG_LIMIT {
+            self.code_filled.push(index as u16);
+        } else {
+            self.code_overflow = true;
+        }
+    }
+
+    /// Drops every code page identity.
+    fn clear_code(&mut self) {
+        if self.code_present {
+            self.set_mut().code.fill(0);
+        }
+        self.code_filled.clear();
+        self.code_overflow = false;
+        self.code_present = false;
+    }
+
+    fn clear_non_global_code(&mut self) {
+        if self.code_overflow {
+            // Resolving the global ones again is cheap.
+            return self.clear_code();
+        }
+        let mut filled = std::mem::take(&mut self.code_filled);
+        let code = &mut self.set_mut().code;
+        for &index in &filled {
+            code[usize::from(index)] = 0;
+        }
+        filled.clear();
+        self.code_filled = filled;
+    }
+
     fn note_large(&mut self, va: u64, page_size: u64) {
         if page_size <= 4096 {
             return;
@@ -365,13 +417,13 @@ impl SetLog {
         let set = self.set_mut();
         let tag = invalid_tag(index);
         set.entries[index] = TlbEntry { read: tag, write: tag, host: 0, gpa_flags: 0 };
-        set.code[index] = 0;
     }
 
     fn clear_all(&mut self) {
         for index in 0..TLB_ENTRIES {
             self.clear_index(index);
         }
+        self.clear_code();
         self.filled.clear();
         self.overflow = false;
         self.globals = false;
@@ -379,6 +431,7 @@ impl SetLog {
     }
 
     fn clear_non_global(&mut self) {
+        self.clear_non_global_code();
         if self.overflow {
             if self.globals {
                 for index in 0..TLB_ENTRIES {
@@ -400,10 +453,7 @@ impl SetLog {
     }
 
     fn clear_index_if_non_global(&mut self, index: usize) {
-        let set = self.set_mut();
-        // The code identity has no global bit of its own; resolving it again is cheap.
-        set.code[index] = 0;
-        if set.entries[index].gpa_flags & FLAG_GLOBAL == 0 {
+        if self.set().entries[index].gpa_flags & FLAG_GLOBAL == 0 {
             self.clear_index(index);
         }
     }
@@ -413,6 +463,7 @@ impl SetLog {
             self.clear_all();
         } else {
             self.clear_index(index_of(va));
+            self.set_mut().code[code_index(va)] = 0;
         }
     }
 }

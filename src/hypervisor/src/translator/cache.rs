@@ -62,6 +62,8 @@ pub(super) struct Block {
     pub(super) main: u64,
     /// Entry with the status flags in `flags_slot`.
     pub(super) slot: u64,
+    /// Entry as `main`, without a poll if one can be left out.
+    pub(super) forward: u64,
     /// Entry through the jump table, 0 until one exists.
     pub(super) indirect: u64,
     /// Some status flag is live at entry.
@@ -87,6 +89,8 @@ pub(super) struct Link {
     pub(super) from: BlockId,
     /// The status flags travel in `flags_slot`.
     pub(super) slot: bool,
+    /// Leads to a higher address in the same region.
+    pub(super) forward: bool,
 }
 
 /// Where a guest instruction's code starts.
@@ -99,6 +103,8 @@ pub(super) struct Site {
     pub(super) guest: u16,
     /// Length of the instruction.
     pub(super) length: u8,
+    /// The status flags are in `flags_slot` here.
+    pub(super) parked: bool,
 }
 
 /// A guest-physical page with translated bytes.

@@ -120,7 +120,15 @@ fn take_flags(cpu: &mut Cpu, info: AccessInfo) {
         let ax = cpu.state.gpr[0];
         set_flags_from_ax(cpu, ax);
         cpu.state.gpr[0] = cpu.state.tmp[2];
+    } else if info.flags_in_slot {
+        flags_from_slot(cpu);
     }
+}
+
+/// Status flags from where translated code parked them.
+pub(super) fn flags_from_slot(cpu: &mut Cpu) {
+    let slot = cpu.state.flags_slot;
+    set_flags_from_ax(cpu, slot);
 }
 
 /// Fills the bounce buffer with the operand; a store is carried out by [`commit`] after the instruction.
@@ -148,7 +156,7 @@ pub(super) unsafe extern "C" fn commit(context: u64, _: u64, _: u64, caller: u64
     let Some(store) = cpu.translator.pending_store.take() else {
         return answer::CONTINUE;
     };
-    let rip = next_rip(cpu, caller);
+    let (rip, parked) = behind(cpu, caller);
     let access = Access::current(cpu, AccessKind::Write);
     let mut bytes = [0; 1024];
     bytes[..store.size]
@@ -158,6 +166,10 @@ pub(super) unsafe extern "C" fn commit(context: u64, _: u64, _: u64, caller: u64
         Err(fault) => Err(fault),
     };
     let changed = smc::drain(cpu);
+    if parked {
+        // What the thunk took from the host's RFLAGS is not the guest's.
+        flags_from_slot(cpu);
+    }
     match done {
         Ok(()) if store.transfers || !changed => answer::CONTINUE,
         Ok(()) => {
@@ -175,14 +187,16 @@ pub(super) unsafe extern "C" fn commit(context: u64, _: u64, _: u64, caller: u64
     }
 }
 
-fn next_rip(cpu: &Cpu, caller: u64) -> u64 {
+/// RIP behind the instruction whose code made the call that returns to `caller`, and whether its flags are parked.
+fn behind(cpu: &Cpu, caller: u64) -> (u64, bool) {
     let translator = &cpu.translator;
     match translator.cache.site((caller - translator.arena.base()) as u32 - 1) {
         Some(site) => {
             let block = &translator.cache.blocks[site.block as usize];
-            block.va.wrapping_add(site.guest.into()).wrapping_add(site.length.into())
+            let va = block.va.wrapping_add(site.guest.into());
+            (va.wrapping_add(site.length.into()), site.parked)
         }
-        None => cpu.state.rip,
+        None => (cpu.state.rip, false),
     }
 }
 
@@ -365,8 +379,7 @@ pub(super) unsafe extern "C" fn link(context: u64, _: u64, link: u64, _: u64) ->
     let (target, slot) = (l.target, l.slot);
     cpu.state.rip = target;
     if slot {
-        let flags = cpu.state.flags_slot;
-        set_flags_from_ax(cpu, flags);
+        flags_from_slot(cpu);
     }
     let code = links::follow(cpu, link as u32);
     resume(cpu, code)
@@ -378,8 +391,7 @@ pub(super) unsafe extern "C" fn indirect(context: u64, va: u64, _: u64, _: u64) 
     let cpu = unsafe { cpu(context) };
     cpu.translator.counters.indirect += 1;
     cpu.state.rip = va;
-    let flags = cpu.state.flags_slot;
-    set_flags_from_ax(cpu, flags);
+    flags_from_slot(cpu);
     let code = links::follow_indirect(cpu);
     resume(cpu, code)
 }

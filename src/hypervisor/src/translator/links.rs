@@ -2,7 +2,7 @@
 
 use super::asm::{Alu, cc, reg};
 use super::cache::{BlockId, LinkId};
-use super::emit::{code_identity, flags_from_slot};
+use super::emit::code_identity;
 use super::{RunExit, Translator, resolve};
 use crate::cpu::Cpu;
 
@@ -34,8 +34,8 @@ pub(super) fn follow_indirect(cpu: &mut Cpu) -> Result<u64, RunExit> {
 impl Translator {
     fn connect(&mut self, link: LinkId, target: BlockId) {
         let l = &self.cache.links[link as usize];
-        let (displacement, immediate, slot, from) =
-            (l.displacement, l.region_immediate, l.slot, l.from);
+        let (displacement, immediate, slot, forward, from) =
+            (l.displacement, l.region_immediate, l.slot, l.forward, l.from);
         let block = &self.cache.blocks[target as usize];
         // A block with a second page is checked by Rust at each entry.
         if !self.cache.blocks[from as usize].valid || block.second.is_some() {
@@ -45,7 +45,11 @@ impl Translator {
         if immediate == 0 && !same_region {
             return;
         }
-        let entry = if slot { block.slot } else { block.main };
+        let entry = match (slot, forward) {
+            (_, true) if !block.flags_live => block.forward,
+            (true, _) => block.slot,
+            (false, _) => block.main,
+        };
         let region = block.region;
         self.arena.patch_rel32(displacement, entry);
         if immediate != 0 {
@@ -63,7 +67,7 @@ impl Translator {
         if b.indirect != 0 {
             return b.indirect;
         }
-        let (va, region, live, main) = (b.va, b.region, b.flags_live, b.main);
+        let (va, region, slot) = (b.va, b.region, b.slot);
         let miss = self.stubs.indirect;
         self.asm.reset(self.arena.cursor());
         match i32::try_from(va as i64) {
@@ -76,10 +80,7 @@ impl Translator {
         self.asm.jcc(cc::NE, miss);
         self.asm.alu_mem_imm32_patchable(Alu::Cmp, code_identity(va), region);
         self.asm.jcc(cc::NE, miss);
-        if live {
-            flags_from_slot(&mut self.asm, &self.env);
-        }
-        self.asm.jmp(main);
+        self.asm.jmp(slot);
         // The room kept for blocks is far larger than an entry.
         let entry = self.arena.append(&self.asm.code).unwrap_or(miss);
         self.cache.blocks[block as usize].indirect = entry;

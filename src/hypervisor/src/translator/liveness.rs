@@ -26,6 +26,11 @@ pub(super) fn flag_use(instruction: &Instruction) -> FlagUse {
     FlagUse { reads, kills }
 }
 
+/// True if `instruction` reads a status flag or may change one.
+pub(super) fn touches_flags(instruction: &Instruction) -> bool {
+    (instruction.rflags_read() | instruction.rflags_modified()) as u8 & STATUS != 0
+}
+
 /// Shifts and rotates leave all flags alone when the masked count is zero; repeated string instructions when RCX is.
 fn keeps_flags_sometimes(instruction: &Instruction) -> bool {
     use Mnemonic as M;

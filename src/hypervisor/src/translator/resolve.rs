@@ -345,13 +345,14 @@ fn emit(
     translator.counters.instructions += instructions.len() as u64;
     translator.counters.bytes += translator.asm.code.len() as u64;
     let cache = &mut translator.cache;
-    for (at, index) in product.sites {
+    for (at, index, parked) in product.sites {
         let insn = &instructions[usize::from(index)];
         cache.sites.push(Site {
             offset: offset + at,
             block,
             guest: insn.offset as u16,
             length: insn.length,
+            parked,
         });
     }
     cache.links.extend(product.links);
@@ -361,6 +362,7 @@ fn emit(
         va,
         main: base + product.main as u64,
         slot: base + product.slot as u64,
+        forward: base + product.forward as u64,
         indirect: 0,
         flags_live: instructions.first().is_some_and(|insn| insn.live_in != 0),
         valid: true,

@@ -8,9 +8,10 @@ use std::sync::OnceLock;
 use rustix::io::Errno;
 
 use super::RunExit;
-use super::handlers::set_rip;
+use super::handlers::{flags_from_slot, set_rip};
 use crate::cpu::Cpu;
 use crate::exception::Exception;
+use crate::state::Rflags;
 
 const SIGNALS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
 const STACK_SIZE: usize = 64 << 10;
@@ -151,6 +152,14 @@ unsafe fn in_translated_code(
     };
     // The return address of a call here would be one past; `set_rip` takes one off again.
     set_rip(cpu, rip + 1);
+    let at = (rip - cpu.translator.arena.base()) as u32;
+    if cpu.translator.cache.site(at).is_some_and(|site| site.parked) {
+        // The exit stub takes the guest's status flags from the host's.
+        flags_from_slot(cpu);
+        let status = Rflags::STATUS.bits() as i64;
+        let host = &mut context.uc_mcontext.gregs[libc::REG_EFL as usize];
+        *host = *host & !status | cpu.state.rflags as i64 & status;
+    }
     cpu.translator.exit = Some(RunExit::Exception(exception));
     context.uc_mcontext.gregs[libc::REG_RIP as usize] = exit as i64;
     true

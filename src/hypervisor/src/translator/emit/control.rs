@@ -2,7 +2,7 @@
 //!
 //! Inside a region a direct transfer needs no check. Into another region it checks that the target page still is what
 //! it was when the transfer was linked; the check clobbers flags, so they travel in `flags_slot`, as they do through
-//! indirect transfers. A call pushes its return site on the host's return stack as well, and the return jumps there
+//! indirect transfers (`flags`). A call pushes its return site on the host's return stack as well, and the return jumps there
 //! without knowing whether that is right: the return site compares the guest's address with its own.
 
 use iced_x86::{Mnemonic, OpKind};
@@ -11,11 +11,12 @@ use super::memory::{Kind, register_number};
 use super::{Cold, Emitter, Insn, code_identity};
 use crate::translator::asm::{Alu, Mem, cc, reg};
 use crate::translator::cache::Link;
+use crate::translator::classify::Class;
 use crate::translator::thunks;
 
 impl Emitter<'_> {
     /// Index of the instruction at `target`, if it is in this block.
-    fn label(&self, target: u64) -> Option<usize> {
+    pub(super) fn label(&self, target: u64) -> Option<usize> {
         if self.source.single {
             return None;
         }
@@ -33,6 +34,11 @@ impl Emitter<'_> {
     /// Registers a link whose displacement is at offset `at`.
     fn link(&mut self, at: usize, target: u64, slot: bool, region_immediate: u64) {
         let link = self.product.links.len();
+        let insn = &self.source.instructions[self.current];
+        // Every cycle of transfers has one that is not of this kind, and that one's target polls.
+        let forward = region_immediate == 0
+            && target > insn.va
+            && !matches!(insn.form.class, Class::Call | Class::CallIndirect);
         self.product.links.push(Link {
             displacement: self.asm.base + at as u64,
             region_immediate,
@@ -40,6 +46,7 @@ impl Emitter<'_> {
             target,
             from: self.source.block,
             slot,
+            forward,
         });
         self.cold.push(Cold::Link { displacement: at, link });
     }
@@ -52,14 +59,18 @@ impl Emitter<'_> {
     pub(super) fn jump(&mut self, target: u64, flags_live: bool) {
         if self.source.single {
             self.finish_access();
+            self.unpark();
             self.set_rip(target);
             self.asm.jmp(self.stubs.exit);
         } else if let Some(index) = self.label(target) {
+            if flags_live {
+                self.unpark();
+            }
             let at = self.asm.jmp_forward();
             self.bind_label(at, index);
         } else if self.is_near(target) {
             let at = self.asm.jmp_forward();
-            self.link(at, target, false, 0);
+            self.link(at, target, flags_live && self.parked, 0);
         } else {
             self.far_jump(target, flags_live);
         }
@@ -68,7 +79,7 @@ impl Emitter<'_> {
     /// Checked transfer to another region.
     pub(super) fn far_jump(&mut self, target: u64, flags_live: bool) {
         if flags_live {
-            self.flags_to_slot();
+            self.park();
         }
         let immediate = self.check_region(target);
         let at = self.asm.jmp_forward();
@@ -94,6 +105,7 @@ impl Emitter<'_> {
         if self.source.single {
             let at = self.asm.jcc_forward(code);
             self.jump(self.next_va(), live);
+            self.parked = false;
             self.asm.bind(at);
             self.jump(target, live);
         } else if let Some(index) = self.label(target) {
@@ -129,6 +141,8 @@ impl Emitter<'_> {
         self.asm.bytes(&[opcode, 5]);
         let skip = self.asm.jmp_forward();
         self.jump(insn.instruction.near_branch64(), insn.live_out != 0);
+        // The other way, the flags still are in the host's RFLAGS.
+        self.parked = false;
         self.asm.bind(skip);
         if self.source.single {
             self.jump(self.next_va(), insn.live_out != 0);
@@ -152,9 +166,6 @@ impl Emitter<'_> {
     pub(super) fn jump_indirect(&mut self, insn: &Insn) {
         if self.source.single {
             return self.interpret(insn, true);
-        }
-        if insn.live_in != 0 {
-            self.flags_to_slot();
         }
         self.indirect_target(insn);
         let slot = thunks::jump_table_slot(self.asm, &self.env);
@@ -183,9 +194,6 @@ impl Emitter<'_> {
             self.push_return_address();
             return self.jump(target, false);
         }
-        if insn.live_in != 0 {
-            self.flags_to_slot();
-        }
         self.push_return_address();
         if self.is_near(target) {
             let at = self.asm.call_forward();
@@ -204,9 +212,6 @@ impl Emitter<'_> {
     pub(super) fn call_indirect(&mut self, insn: &Insn) {
         if self.source.single {
             return self.interpret(insn, true);
-        }
-        if insn.live_in != 0 {
-            self.flags_to_slot();
         }
         let target = self.env.tmp(3);
         self.indirect_target(insn);
@@ -240,9 +245,7 @@ impl Emitter<'_> {
             self.asm.alu_mem_imm32_patchable(Alu::Cmp, code_identity(next), id);
             let jump = self.asm.jcc_forward(cc::NE);
             self.cold.push(Cold::Mismatch { jump });
-            if insn.live_out != 0 {
-                self.flags_from_slot();
-            }
+            self.parked = insn.live_out != 0;
         } else {
             // The call ends its page: the next instruction is another region's, found as an indirect target.
             self.asm.jmp(self.stubs.dispatch);
@@ -256,9 +259,6 @@ impl Emitter<'_> {
         };
         if self.source.single {
             return self.interpret(insn, true);
-        }
-        if insn.live_in != 0 {
-            self.flags_to_slot();
         }
         self.asm.mov_rr(reg::S0, reg::GUEST_SP);
         self.look_up(Kind::Read, 8, false);

@@ -27,6 +27,8 @@ pub(in crate::translator) struct AccessInfo {
     pub(in crate::translator) kind: Kind,
     /// Status flags are in AX and RAX is in `tmp[2]`.
     pub(in crate::translator) flags_in_ax: bool,
+    /// Status flags are in `flags_slot`.
+    pub(in crate::translator) flags_in_slot: bool,
     /// A store whose instruction goes elsewhere than to the next one: no redirection after it.
     pub(in crate::translator) transfers: bool,
 }
@@ -37,6 +39,7 @@ impl AccessInfo {
             | (self.kind as u32) << 12
             | u32::from(self.flags_in_ax) << 14
             | u32::from(self.transfers) << 15
+            | u32::from(self.flags_in_slot) << 16
     }
 
     pub(in crate::translator) fn unpack(bits: u32) -> AccessInfo {
@@ -49,6 +52,7 @@ impl AccessInfo {
             },
             flags_in_ax: bits >> 14 & 1 != 0,
             transfers: bits >> 15 & 1 != 0,
+            flags_in_slot: bits >> 16 & 1 != 0,
         }
     }
 }
@@ -174,6 +178,7 @@ impl Emitter<'_> {
     ) {
         self.finish_access();
         let rax = self.env.tmp(2);
+        let flags_live = flags_live && !self.parked;
         if flags_live {
             self.asm.store(rax, reg::RAX);
             self.asm.flags_to_ax();
@@ -198,7 +203,13 @@ impl Emitter<'_> {
             self.asm.flags_from_ax();
             self.asm.load(reg::RAX, rax);
         }
-        let info = AccessInfo { size: size as u16, kind, flags_in_ax: flags_live, transfers };
+        let info = AccessInfo {
+            size: size as u16,
+            kind,
+            flags_in_ax: flags_live,
+            flags_in_slot: self.parked,
+            transfers,
+        };
         self.open_access =
             Some(ColdAccess { jump, back, end: back, info, tag, instruction: self.current });
     }
@@ -215,6 +226,7 @@ impl Emitter<'_> {
     pub(super) fn emit_cold_accesses(&mut self) {
         for access in std::mem::take(&mut self.cold_accesses) {
             self.asm.bind(access.jump);
+            self.parked = access.info.flags_in_slot;
             self.site(access.instruction);
             self.asm.alu_rm(Alu::Xor, reg::S0, Mem::Gs(reg::S1, access.tag));
             self.asm.mov_imm(reg::S1, access.info.pack().into());

@@ -1,6 +1,7 @@
 //! Emission of one block: a straight run of guest instructions with side exits.
 
 mod control;
+mod flags;
 mod memory;
 mod operands;
 mod stack;
@@ -13,10 +14,9 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 use super::asm::{Alu, Asm, Mem, cc, reg};
 use super::cache::{BlockId, Link, LinkId, Region, RegionId};
 use super::classify::{Class, Form, Unit};
-use super::liveness::STATUS;
 use super::thunks::{Env, Stubs};
 use crate::state::CpuState;
-use crate::tlb::{TLB_ENTRIES, TlbSet};
+use crate::tlb::{TlbSet, code_index};
 use memory::ColdAccess;
 pub(super) use memory::{AccessInfo, Kind};
 
@@ -61,9 +61,10 @@ pub(super) struct Source<'a> {
 pub(super) struct Product {
     pub(super) main: usize,
     pub(super) slot: usize,
+    pub(super) forward: usize,
     pub(super) links: Vec<Link>,
-    /// Code offset and instruction index, ascending.
-    pub(super) sites: Vec<(u32, u16)>,
+    /// Code offset, instruction index and whether flags are parked there; offsets ascend.
+    pub(super) sites: Vec<(u32, u16, bool)>,
     pub(super) return_sites: Vec<u64>,
     pub(super) interpreted: Vec<Instruction>,
 }
@@ -71,7 +72,7 @@ pub(super) struct Product {
 /// An out-of-line part other than a memory access's.
 enum Cold {
     /// Leave for the run loop with RIP at this instruction.
-    Poll { jump: usize, instruction: usize },
+    Poll { jump: usize, instruction: usize, parked: bool },
     /// A jump that is not linked yet.
     Link { displacement: usize, link: usize },
     /// A conditional jump to another region.
@@ -95,6 +96,8 @@ pub(super) struct Emitter<'a> {
     product: Product,
     /// Index of the instruction being emitted.
     current: usize,
+    /// The guest's status flags are in `flags_slot` instead of the host's RFLAGS: see `flags`.
+    parked: bool,
     open_access: Option<ColdAccess>,
     cold_accesses: Vec<ColdAccess>,
     cold: Vec<Cold>,
@@ -122,6 +125,7 @@ impl<'a> Emitter<'a> {
             source,
             product: Product::default(),
             current: 0,
+            parked: false,
             open_access: None,
             cold_accesses: Vec::new(),
             cold: Vec::new(),
@@ -133,22 +137,21 @@ impl<'a> Emitter<'a> {
     /// Emits everything.
     pub(super) fn emit(mut self) -> Product {
         let instructions = self.source.instructions;
-        let live = instructions.first().map_or(STATUS, |i| i.live_in) != 0;
-        if live {
-            self.product.slot = self.asm.code.len();
-            self.flags_from_slot();
-            self.product.main = self.asm.code.len();
-        }
         for (index, insn) in instructions.iter().enumerate() {
             self.current = index;
-            self.labels.push(self.asm.code.len());
-            self.site(index);
             if index == 0 {
-                self.check_second(insn.live_in != 0);
+                self.entries(insn);
+            } else {
+                if insn.is_target {
+                    self.flags_at_label(insn);
+                }
+                self.labels.push(self.asm.code.len());
+                self.site(index);
+                if insn.is_loop {
+                    self.poll(insn.live_in != 0);
+                }
             }
-            if (index == 0 || insn.is_loop) && !self.source.single {
-                self.poll(insn.live_in != 0);
-            }
+            self.place_flags(insn);
             self.instruction(insn);
             self.finish_access();
         }
@@ -160,6 +163,33 @@ impl<'a> Emitter<'a> {
             self.asm.bind_to(at, target);
         }
         self.product
+    }
+
+    /// The block's entries: `main` with the flags in the host's RFLAGS, `slot` with the flags in the slot, and `forward`
+    /// as `main` but without a poll.
+    fn entries(&mut self, insn: &Insn) {
+        let live = insn.live_in != 0;
+        let single = self.source.single;
+        // Parked flags make the poll cheap, unless jumps of the block itself go here, with the flags in the host's.
+        let park = live && !insn.is_target && !single;
+        self.product.main = self.asm.code.len();
+        if park {
+            self.park();
+        } else if live {
+            self.product.slot = self.asm.code.len();
+            self.flags_from_slot();
+            self.product.main = self.asm.code.len();
+        }
+        if park || !live {
+            self.product.slot = self.asm.code.len();
+        }
+        self.labels.push(self.asm.code.len());
+        self.site(0);
+        self.check_second(live);
+        if !single {
+            self.poll(live);
+        }
+        self.product.forward = if live { self.product.main } else { self.asm.code.len() };
     }
 
     fn instruction(&mut self, insn: &Insn) {
@@ -215,7 +245,7 @@ impl<'a> Emitter<'a> {
 
     /// Records that the code from here belongs to instruction `index`.
     fn site(&mut self, index: usize) {
-        self.product.sites.push((self.asm.code.len() as u32, index as u16));
+        self.product.sites.push((self.asm.code.len() as u32, index as u16, self.parked));
     }
 
     fn next_va(&self) -> u64 {
@@ -226,7 +256,7 @@ impl<'a> Emitter<'a> {
     /// Returns to the run loop if another thread asked for it.
     fn poll(&mut self, flags_live: bool) {
         let attention = self.env.field(offset_of!(CpuState, attention));
-        if flags_live {
+        if flags_live && !self.parked {
             // MOV S1, attention; then a test that needs the flags saved.
             self.asm.mov_rr(reg::S1, reg::RAX);
             self.asm.flags_to_ax();
@@ -235,14 +265,15 @@ impl<'a> Emitter<'a> {
             self.asm.flags_from_ax();
             self.asm.mov_rr(reg::RAX, reg::S1);
             let jump = self.asm.jmp_forward();
-            self.cold.push(Cold::Poll { jump, instruction: self.current });
+            self.cold.push(Cold::Poll { jump, instruction: self.current, parked: false });
             self.asm.bind(none);
             self.asm.flags_from_ax();
             self.asm.mov_rr(reg::RAX, reg::S1);
         } else {
             self.asm.alu_mem_imm32(Alu::Cmp, attention, 0);
             let jump = self.asm.jcc_forward(cc::NE);
-            self.cold.push(Cold::Poll { jump, instruction: self.current });
+            let parked = self.parked;
+            self.cold.push(Cold::Poll { jump, instruction: self.current, parked });
         }
     }
 
@@ -251,27 +282,16 @@ impl<'a> Emitter<'a> {
         let Some((va, region)) = self.source.second else {
             return;
         };
-        if flags_live {
+        let in_host = flags_live && !self.parked;
+        if in_host {
             self.flags_to_slot();
         }
         self.asm.alu_mem_imm32_patchable(Alu::Cmp, code_identity(va), region);
         let jump = self.asm.jcc_forward(cc::NE);
         self.cold.push(Cold::Second { jump });
-        if flags_live {
+        if in_host {
             self.flags_from_slot();
         }
-    }
-
-    pub(super) fn flags_to_slot(&mut self) {
-        let slot = self.env.field(offset_of!(CpuState, flags_slot));
-        self.asm.mov_rr(reg::S1, reg::RAX);
-        self.asm.flags_to_ax();
-        self.asm.store32(slot, reg::RAX);
-        self.asm.mov_rr(reg::RAX, reg::S1);
-    }
-
-    pub(super) fn flags_from_slot(&mut self) {
-        flags_from_slot(self.asm, &self.env);
     }
 
     /// Stores a guest address as RIP.
@@ -288,12 +308,16 @@ impl<'a> Emitter<'a> {
 
     fn emit_cold(&mut self) {
         let mut index = 0;
+        self.parked = false;
         // Far jumps add links while this runs.
         while index < self.cold.len() {
             match self.cold[index] {
-                Cold::Poll { jump, instruction } => {
+                Cold::Poll { jump, instruction, parked } => {
                     self.asm.bind(jump);
                     self.site(instruction);
+                    if parked {
+                        self.flags_from_slot();
+                    }
                     let va = self.source.instructions[instruction].va;
                     self.set_rip(va);
                     self.asm.jmp(self.stubs.exit);
@@ -314,7 +338,9 @@ impl<'a> Emitter<'a> {
                 }
                 Cold::FarJump { jump, target, flags_live } => {
                     self.asm.bind(jump);
+                    self.parked = false;
                     self.far_jump(target, flags_live);
+                    self.parked = false;
                 }
                 Cold::FarCall { jump, link, back } => {
                     self.asm.bind(jump);
@@ -334,18 +360,9 @@ impl<'a> Emitter<'a> {
     }
 }
 
-/// Loads the status flags from the slot; clobbers S1.
-pub(super) fn flags_from_slot(asm: &mut Asm, env: &Env) {
-    asm.mov_rr(reg::S1, reg::RAX);
-    asm.load32(reg::RAX, env.field(offset_of!(CpuState, flags_slot)));
-    asm.flags_from_ax();
-    asm.mov_rr(reg::RAX, reg::S1);
-}
-
 /// The word that identifies the code page at `va` in the current TLB set.
 pub(super) fn code_identity(va: u64) -> Mem {
-    let index = (va >> 12) as usize & (TLB_ENTRIES - 1);
-    Mem::GsAbs((offset_of!(TlbSet, code) + 4 * index) as u32)
+    Mem::GsAbs((offset_of!(TlbSet, code) + 4 * code_index(va)) as u32)
 }
 
 /// True if nothing falls through an instruction of this class.

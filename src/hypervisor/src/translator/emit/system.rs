@@ -18,6 +18,7 @@ const AC: i32 = 1 << 18;
 impl Emitter<'_> {
     /// Lets Rust execute the instruction; `ends` if nothing that follows can be assumed to run next.
     pub(super) fn interpret(&mut self, insn: &Insn, ends: bool) {
+        self.unpark();
         let index =
             u64::from(self.source.first_interpreted) + self.product.interpreted.len() as u64;
         self.product.interpreted.push(insn.instruction);
@@ -38,6 +39,7 @@ impl Emitter<'_> {
     /// Ands or ors a constant into `rflags`, which holds what the host's RFLAGS do not.
     fn change_rflags(&mut self, op: Alu, value: i32, flags_live: bool) {
         let rflags = self.env.field(offset_of!(CpuState, rflags));
+        let flags_live = flags_live && !self.parked;
         if flags_live {
             self.asm.mov_rr(reg::S1, reg::RAX);
             self.asm.flags_to_ax();
@@ -71,7 +73,8 @@ impl Emitter<'_> {
         if self.source.region.mode.user || self.source.single || last {
             return self.interpret(insn, true);
         }
-        let live = insn.live_out != 0;
+        let parked = self.parked;
+        let live = insn.live_out != 0 && !parked;
         let pending = self.env.field(offset_of!(CpuState, interrupts_pending));
         if live {
             self.asm.mov_rr(reg::S1, reg::RAX);
@@ -84,6 +87,8 @@ impl Emitter<'_> {
             self.asm.mov_rr(reg::RAX, reg::S1);
         }
         self.interpret(insn, true);
+        // The other way, they still are where they were.
+        self.parked = parked;
         self.asm.bind(none);
         let rflags = self.env.field(offset_of!(CpuState, rflags));
         self.asm.alu_mem_imm32(Alu::Or, rflags, IF);

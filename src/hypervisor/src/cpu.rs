@@ -359,6 +359,11 @@ impl Cpu {
         }
     }
 
+    /// Tells translated code whether STI, SYSRET and IRET may let something in.
+    pub(crate) fn publish_pending(&mut self) {
+        self.state.interrupts_pending = (self.apic.has_pending() || self.nmi_blocked).into();
+    }
+
     /// Whether the next instruction must run on its own: single-stepping, an interrupt shadow with something waiting,
     /// or armed debug registers.
     pub(crate) fn needs_stepping(&self) -> bool {

@@ -132,11 +132,20 @@ impl VcpuRemote {
     }
 }
 
+/// A software breakpoint: an INT3 in guest memory. It belongs to the memory that its linear address meant when it was
+/// set; another address space may have something else there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Breakpoint {
+    /// Guest-physical address of the INT3.
+    pub(crate) gpa: u64,
+    /// The byte that it replaced.
+    pub(crate) original: u8,
+}
+
 /// The debugger's side of a guest.
 #[derive(Default)]
 pub(crate) struct Debugger {
-    /// The byte that each breakpoint replaced, by linear address.
-    breakpoints: RwLock<BTreeMap<u64, u8>>,
+    breakpoints: RwLock<BTreeMap<u64, Breakpoint>>,
     events: Mutex<Option<Sender<StopEvent>>>,
 }
 
@@ -162,28 +171,25 @@ impl Debugger {
         }
     }
 
-    /// Whether an INT3 at a linear address is the debugger's.
-    pub(crate) fn has_breakpoint(&self, address: u64) -> bool {
-        self.breakpoints.read().unwrap_or_else(PoisonError::into_inner).contains_key(&address)
-    }
-
-    /// Records a breakpoint with the byte it replaces; false when there is one at that address.
-    pub(crate) fn add_breakpoint(&self, address: u64, original: u8) -> bool {
-        let mut breakpoints = self.breakpoints.write().unwrap_or_else(PoisonError::into_inner);
-        breakpoints.insert(address, original).is_none()
-    }
-
-    /// Forgets a breakpoint and gives the byte to put back.
-    pub(crate) fn remove_breakpoint(&self, address: u64) -> Option<u8> {
-        self.breakpoints.write().unwrap_or_else(PoisonError::into_inner).remove(&address)
-    }
-
-    /// The byte that a breakpoint replaced.
-    pub(crate) fn original(&self, address: u64) -> Option<u8> {
+    /// The breakpoint at a linear address, in whichever address space it was set.
+    pub(crate) fn breakpoint(&self, address: u64) -> Option<Breakpoint> {
         self.breakpoints.read().unwrap_or_else(PoisonError::into_inner).get(&address).copied()
     }
 
-    pub(crate) fn breakpoints(&self) -> Vec<u64> {
-        self.breakpoints.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    /// Records a breakpoint.
+    pub(crate) fn add_breakpoint(&self, address: u64, breakpoint: Breakpoint) {
+        let mut breakpoints = self.breakpoints.write().unwrap_or_else(PoisonError::into_inner);
+        breakpoints.insert(address, breakpoint);
+    }
+
+    /// Forgets a breakpoint.
+    pub(crate) fn remove_breakpoint(&self, address: u64) -> Option<Breakpoint> {
+        self.breakpoints.write().unwrap_or_else(PoisonError::into_inner).remove(&address)
+    }
+
+    /// Every breakpoint, by linear address.
+    pub(crate) fn breakpoints(&self) -> Vec<(u64, Breakpoint)> {
+        let breakpoints = self.breakpoints.read().unwrap_or_else(PoisonError::into_inner);
+        breakpoints.iter().map(|(address, breakpoint)| (*address, *breakpoint)).collect()
     }
 }

@@ -4,7 +4,7 @@
 //! vCPU that is selected. `monitor stats` prints the counters of every vCPU.
 
 use crate::cpu::Cpu;
-use crate::debug::{BREAKPOINT_OPCODE, StopCause, StopEvent};
+use crate::debug::{BREAKPOINT_OPCODE, Breakpoint, StopCause, StopEvent};
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::memory;
@@ -85,7 +85,10 @@ where
     drop(session);
     match result {
         Ok(_) => Ok(()),
-        Err(error) => Err(Error::Host(io::Error::other(error.to_string()))),
+        Err(error) => {
+            tracing::warn!(%error, "The debugger's connection failed");
+            Err(Error::Host(io::Error::other(error.to_string())))
+        }
     }
 }
 
@@ -133,8 +136,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for address in self.guest.debugger.breakpoints() {
-            // GDB went away without removing it. A page that is not mapped any more needs no repair.
+        for (address, _) in self.guest.debugger.breakpoints() {
+            // GDB went away without removing it.
             let _ = self.remove_sw_breakpoint(address, 1);
         }
         self.guest.debugger.detach();
@@ -233,18 +236,20 @@ impl MultiThreadBase for Session {
         let len = data.len();
         let read = self.on_cpu(tid, move |cpu| {
             let mut bytes = vec![0; len];
-            memory::peek(cpu, address, &mut bytes).then_some(bytes)
-        })?;
-        let mut bytes = read.ok_or(TargetError::NonFatal)?;
-        // GDB sees the program, not its own breakpoints.
-        for breakpoint in self.guest.debugger.breakpoints() {
-            if let Some(byte) = bytes.get_mut(breakpoint.wrapping_sub(address) as usize)
-                && let Some(original) = self.guest.debugger.original(breakpoint)
-            {
-                *byte = original;
+            if !memory::peek(cpu, address, &mut bytes) {
+                return None;
             }
-        }
-        data.copy_from_slice(&bytes);
+            // GDB sees the program, not its own breakpoints.
+            let guest = Arc::clone(&cpu.guest);
+            for (at, breakpoint) in guest.debugger.breakpoints() {
+                let offset = at.wrapping_sub(address) as usize;
+                if offset < len && memory::physical(cpu, at) == Some(breakpoint.gpa) {
+                    bytes[offset] = breakpoint.original;
+                }
+            }
+            Some(bytes)
+        })?;
+        data.copy_from_slice(&read.ok_or(TargetError::NonFatal)?);
         Ok(len)
     }
 
@@ -310,23 +315,28 @@ impl Breakpoints for Session {
 
 impl SwBreakpoint for Session {
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        let original = self.on_any_cpu(move |cpu| {
-            let mut byte = [0];
-            let mapped = memory::peek(cpu, address, &mut byte)
-                && memory::poke(cpu, address, &[BREAKPOINT_OPCODE]);
-            mapped.then_some(byte[0])
-        })?;
-        match original {
-            Some(byte) => Ok(self.guest.debugger.add_breakpoint(address, byte)),
-            None => Ok(false),
+        if self.guest.debugger.breakpoint(address).is_some() {
+            return Ok(false);
         }
+        let breakpoint = self.on_any_cpu(move |cpu| {
+            let mut byte = [0];
+            let gpa = memory::physical(cpu, address)?;
+            let set = memory::peek(cpu, address, &mut byte)
+                && memory::poke_physical(cpu, gpa, BREAKPOINT_OPCODE);
+            set.then_some(Breakpoint { gpa, original: byte[0] })
+        })?;
+        if let Some(breakpoint) = breakpoint {
+            self.guest.debugger.add_breakpoint(address, breakpoint);
+        }
+        Ok(breakpoint.is_some())
     }
 
     fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        let Some(original) = self.guest.debugger.remove_breakpoint(address) else {
+        let Some(Breakpoint { gpa, original }) = self.guest.debugger.remove_breakpoint(address)
+        else {
             return Ok(false);
         };
-        self.on_any_cpu(move |cpu| memory::poke(cpu, address, &[original]))
+        self.on_any_cpu(move |cpu| memory::poke_physical(cpu, gpa, original))
     }
 }
 

@@ -3,7 +3,8 @@
 //! access, and a locked one is atomic whatever its alignment.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, CpuidResult};
+use std::arch::x86_64::CpuidResult;
+use std::sync::OnceLock;
 
 /// Loads 1, 2, 4 or 8 bytes, zero-extended.
 ///
@@ -108,14 +109,25 @@ pub(crate) unsafe fn compare_exchange_128(host: *mut u8, old: u128, new: u128) -
     u128::from(low) | u128::from(high) << 64
 }
 
-/// The host's CPUID.
+/// The host's CPUID, as it was when this leaf was first asked for: on a virtual host each execution is an exit of
+/// several microseconds, and guest programs execute dozens. Nothing in use here differs between the host's CPUs.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
-    std::arch::x86_64::__cpuid_count(leaf, subleaf)
+    const LEAVES: usize = 0x24;
+    const SUBLEAVES: usize = 8;
+    type Leaves = [[OnceLock<CpuidResult>; SUBLEAVES]; LEAVES];
+    static BASIC: Leaves = [const { [const { OnceLock::new() }; SUBLEAVES] }; LEAVES];
+    static EXTENDED: Leaves = [const { [const { OnceLock::new() }; SUBLEAVES] }; LEAVES];
+    let leaves = if leaf >> 31 == 0 { &BASIC } else { &EXTENDED };
+    let ask = || std::arch::x86_64::__cpuid_count(leaf, subleaf);
+    match leaves.get((leaf & 0x7fff_ffff) as usize).and_then(|leaf| leaf.get(subleaf as usize)) {
+        Some(known) => *known.get_or_init(ask),
+        None => ask(),
+    }
 }
 
-/// The host's CPUID leaf with subleaf 0.
+/// EAX of the host's CPUID leaf with subleaf 0.
 pub(crate) fn cpuid_max(leaf: u32) -> u32 {
-    __cpuid(leaf).eax
+    cpuid(leaf, 0).eax
 }
 
 /// The host's time-stamp counter, read after all earlier loads.

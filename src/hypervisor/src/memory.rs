@@ -310,6 +310,22 @@ pub(crate) fn poke(cpu: &mut Cpu, va: u64, bytes: &[u8]) -> bool {
     done.is_ok() && complete
 }
 
+/// Guest-physical address of a byte of RAM, for a debugger.
+pub(crate) fn physical(cpu: &mut Cpu, va: u64) -> Option<u64> {
+    let access = Access { kind: AccessKind::Read, user: false, smap: false };
+    cpu.lookup(va, access).ok().flatten().map(|(_, gpa)| gpa)
+}
+
+/// Writes a byte of guest RAM for a debugger. False when it is RAM no more.
+pub(crate) fn poke_physical(cpu: &mut Cpu, gpa: u64, byte: u8) -> bool {
+    let Some(host) = cpu.guest.host(gpa) else {
+        return false;
+    };
+    cpu.before_store(gpa, 1);
+    copy_to(host, &[byte]);
+    true
+}
+
 /// Translates every page of a range first, then gives the pieces to `f`.
 fn for_each_part(
     cpu: &mut Cpu,

@@ -158,6 +158,25 @@ pub(crate) struct TableRegister {
     pub(crate) reserved: [u16; 3],
 }
 
+/// A pair of code and stack segments that IRETQ loaded from the GDT, so that translated code can load them again as
+/// long as nothing that decides about them has changed. A null code selector means none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IretCache {
+    /// Selectors of code and stack segment.
+    pub(crate) selectors: [u64; 2],
+    /// Linear addresses of their descriptors.
+    pub(crate) addresses: [u64; 2],
+    /// The descriptors as they were.
+    pub(crate) descriptors: [u64; 2],
+    /// What they load.
+    pub(crate) segments: [Segment; 2],
+    /// GDTR: base; limit and padding.
+    pub(crate) gdtr: [u64; 2],
+    /// Limit and attributes of ES, DS, FS and GS, none of which is dropped at the new privilege level.
+    pub(crate) data: [u64; 4],
+}
+
 /// Legacy FXSAVE image (SDM vol. 1 §10.5.1).
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +237,9 @@ pub(crate) struct CpuState {
     pub(crate) gdtr: TableRegister,
     /// Interrupt descriptor table.
     pub(crate) idtr: TableRegister,
+
+    /// What IRETQ last loaded: returning to supervisor mode, to user mode.
+    pub(crate) iret: [IretCache; 2],
 
     /// Control register 0.
     pub(crate) cr0: u64,

@@ -21,8 +21,8 @@ pub(crate) const CODE_ENTRIES: usize = 1 << 14;
 pub(crate) const TLB_SHIFT: u32 = 12 - 5;
 /// Mask for the byte offset of an entry.
 pub(crate) const TLB_OFFSET_MASK: u32 = ((TLB_ENTRIES - 1) << 5) as u32;
-/// Number of PCID sets for user mode.
-const USER_SETS: usize = 6;
+/// Number of address spaces whose sets are kept. Linux uses as many PCIDs.
+const SPACES: usize = 6;
 
 /// One cached translation of a 4 KiB page.
 #[repr(C)]
@@ -109,7 +109,7 @@ struct SetLog {
     code_present: bool,
     /// Smallest aligned range that covers every large page with an entry here.
     large: Option<(u64, u64)>,
-    /// PCID and address space this set belongs to; only user sets.
+    /// PCID or address space this set belongs to; not the protected set, which holds no user pages.
     owner: Option<u64>,
     last_use: u64,
 }
@@ -118,7 +118,8 @@ struct SetLog {
 pub(crate) struct Tlb {
     base: NonNull<u8>,
     logs: Vec<SetLog>,
-    user: usize,
+    /// Number of the current address space's sets.
+    space: usize,
     clock: u64,
     /// Data fills so far.
     pub(crate) fills: u64,
@@ -127,9 +128,9 @@ pub(crate) struct Tlb {
 }
 
 const PROTECTED: usize = 0;
-const OPEN: usize = 1;
-const FIRST_USER: usize = 2;
-const SETS: usize = FIRST_USER + USER_SETS;
+const FIRST_USER: usize = 1;
+const FIRST_OPEN: usize = FIRST_USER + SPACES;
+const SETS: usize = FIRST_OPEN + SPACES;
 const LOG_LIMIT: usize = 512;
 
 /// A tag for entry `index` that no linear address of that index equals: it belongs to the neighbouring index.
@@ -177,7 +178,7 @@ impl Tlb {
                 last_use: 0,
             });
         }
-        let mut tlb = Tlb { base, logs, user: FIRST_USER, clock: 0, fills: 0, flushes: 0 };
+        let mut tlb = Tlb { base, logs, space: 0, clock: 0, fills: 0, flushes: 0 };
         for log in &mut tlb.logs {
             log.clear_all();
         }
@@ -235,32 +236,24 @@ impl Tlb {
         self.flushes += 1;
         self.clock += 1;
         self.logs[PROTECTED].clear_non_global();
-        self.logs[OPEN].clear_non_global();
-        let slot = (FIRST_USER..SETS).find(|&i| self.logs[i].owner == Some(space));
-        let slot = match slot {
-            Some(slot) => {
-                if !keep {
-                    self.logs[slot].clear_non_global();
-                }
-                slot
-            }
-            None => {
-                let slot =
-                    (FIRST_USER..SETS).min_by_key(|&i| self.logs[i].last_use).unwrap_or(FIRST_USER);
+        let known = (0..SPACES).find(|&i| self.logs[FIRST_USER + i].owner == Some(space));
+        let oldest = || (0..SPACES).min_by_key(|&i| self.logs[FIRST_USER + i].last_use);
+        let index = known.or_else(oldest).unwrap_or(0);
+        for slot in [FIRST_USER + index, FIRST_OPEN + index] {
+            if known.is_none() || !keep {
                 self.logs[slot].clear_non_global();
-                self.logs[slot].owner = Some(space);
-                slot
             }
-        };
-        self.logs[slot].last_use = self.clock;
-        self.user = slot;
+            self.logs[slot].owner = Some(space);
+            self.logs[slot].last_use = self.clock;
+        }
+        self.space = index;
     }
 
     /// INVPCID types 0 and 1, and INVLPG of another space: drops a page, or with `None` everything non-global, of `space`.
     pub(crate) fn flush_space(&mut self, space: u64, current: bool, va: Option<u64>) {
         self.flushes += 1;
         for (i, log) in self.logs.iter_mut().enumerate() {
-            let affected = if i < FIRST_USER { current } else { log.owner == Some(space) };
+            let affected = if i == PROTECTED { current } else { log.owner == Some(space) };
             if affected {
                 match va {
                     Some(va) => log.clear_page(va),
@@ -312,9 +305,9 @@ impl Tlb {
 
     fn slot(&self, view: View) -> usize {
         match view {
-            View::User => self.user,
+            View::User => FIRST_USER + self.space,
             View::Protected => PROTECTED,
-            View::Open => OPEN,
+            View::Open => FIRST_OPEN + self.space,
         }
     }
 }

@@ -143,6 +143,13 @@ fn software_interrupt(cpu: &mut Cpu, event: Event) -> Outcome {
     }
 }
 
+/// Whether the INT3 at RIP is the debugger's.
+fn is_breakpoint(cpu: &mut Cpu) -> bool {
+    let address = cpu.linear_ip();
+    let breakpoint = cpu.guest.debugger.breakpoint(address);
+    breakpoint.is_some_and(|breakpoint| memory::physical(cpu, address) == Some(breakpoint.gpa))
+}
+
 fn dispatch(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
     use Mnemonic as M;
     if instruction.is_string_instruction() {
@@ -231,7 +238,7 @@ fn dispatch(cpu: &mut Cpu, instruction: &Instruction) -> Outcome {
             cpu,
             Event::Software { vector: instruction.immediate8(), length: instruction.len() as u8 },
         ),
-        M::Int3 if cpu.guest.debugger.has_breakpoint(cpu.linear_ip()) => {
+        M::Int3 if is_breakpoint(cpu) => {
             cpu.stop_for_debugger(StopCause::Breakpoint);
             Ok(Flow::Jump)
         }

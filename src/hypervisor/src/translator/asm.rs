@@ -5,6 +5,7 @@ pub(super) mod reg {
     pub(crate) const RAX: u8 = 0;
     pub(crate) const RCX: u8 = 1;
     pub(crate) const RSP: u8 = 4;
+    pub(crate) const RSI: u8 = 6;
     pub(crate) const RBP: u8 = 5;
     pub(crate) const RDI: u8 = 7;
     /// First scratch register: effective address, then host address.
@@ -46,6 +47,7 @@ pub(super) enum Alu {
     Add = 0,
     Or = 1,
     And = 4,
+    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -168,6 +170,10 @@ impl Asm {
 
     pub(super) fn store32(&mut self, mem: Mem, from: u8) {
         self.op_mem(0, false, &[0x89], from, mem);
+    }
+
+    pub(super) fn load16(&mut self, to: u8, mem: Mem) {
+        self.op_mem(0x66, false, &[0x8b], to, mem);
     }
 
     /// Stores a sign-extended immediate.

@@ -27,6 +27,8 @@ pub(super) struct Mode {
     pub(super) units: u8,
     /// RDTSC is allowed.
     pub(super) tsc: bool,
+    /// RDFSBASE and its kin are enabled.
+    pub(super) fsgsbase: bool,
     /// Blocks are single instructions and lead nowhere.
     pub(super) single: bool,
 }

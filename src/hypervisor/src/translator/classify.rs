@@ -36,11 +36,19 @@ pub(super) enum Class {
     Clac,
     Syscall,
     Sysret,
+    /// IRETQ.
+    Iret,
+    /// RDFSBASE and RDGSBASE.
+    ReadBase,
+    /// WRFSBASE and WRGSBASE.
+    WriteBase,
+    /// MOV from CR0, CR2, CR3, CR4.
+    ReadControl,
     /// RDTSC and RDTSCP.
     Rdtsc,
     /// MOV from a segment register.
     StoreSegment,
-    /// One page-local chunk of REP MOVS or STOS natively, the rest interpreted.
+    /// MOVS and STOS: inside one page natively, else interpreted.
     RepString,
     /// FXSAVE, XSAVE and their inverses; FNSTENV and FNSAVE.
     FpState,
@@ -180,7 +188,10 @@ fn classify(code: Code) -> Class {
         M::Stac => Class::Stac,
         M::Clac => Class::Clac,
         M::Swapgs => Class::Swapgs,
-        M::Popfq | M::Popf | M::Wrfsbase | M::Wrgsbase => Class::InterpretEnd,
+        M::Popfq | M::Popf => Class::InterpretEnd,
+        M::Rdfsbase | M::Rdgsbase => Class::ReadBase,
+        M::Wrfsbase | M::Wrgsbase => Class::WriteBase,
+        M::Mov if code == Code::Mov_r64_cr => Class::ReadControl,
         M::Cli => Class::Cli,
         M::Cld => Class::Cld,
         M::Std => Class::Std,
@@ -190,8 +201,6 @@ fn classify(code: Code) -> Class {
         | M::Xlatb
         | M::Cpuid
         | M::Rdpid
-        | M::Rdfsbase
-        | M::Rdgsbase
         | M::Sgdt
         | M::Sidt
         | M::Sldt
@@ -271,6 +280,7 @@ fn classify_control(code: Code) -> Option<Class> {
     let class = match code.flow_control() {
         _ if code == Code::Syscall => Class::Syscall,
         _ if code == Code::Sysretq => Class::Sysret,
+        _ if code == Code::Iretq => Class::Iret,
         FlowControl::Next => return None,
         FlowControl::ConditionalBranch => match code.mnemonic() {
             Mnemonic::Loop

@@ -14,7 +14,7 @@ use crate::interp::{self, Flow};
 use crate::memory::Span;
 use crate::mmu::{Access, AccessKind};
 use crate::registers::{cr0, cr4};
-use crate::state::Rflags;
+use crate::state::{IretCache, Rflags, seg};
 
 /// The vCPU behind the context word.
 ///
@@ -62,7 +62,7 @@ fn raise(cpu: &mut Cpu, exception: Exception, answer: u32) -> u32 {
 
 /// Goes on at RIP.
 fn resume_at_rip(cpu: &mut Cpu) -> u32 {
-    cpu.state.interrupts_pending = cpu.apic.has_pending().into();
+    cpu.publish_pending();
     let code = links::follow_indirect(cpu);
     resume(cpu, code)
 }
@@ -308,6 +308,9 @@ pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, _: u
     let next = instruction.next_ip();
     let outcome = execute(cpu, &instruction);
     let changed = smc::drain(cpu);
+    if form(instruction.code()).class == Class::Iret && outcome.is_ok() {
+        remember_return(cpu);
+    }
     match outcome {
         Ok(Flow::Next | Flow::Jump) if single => leave(cpu, RunExit::Attention),
         Ok(flow @ (Flow::Next | Flow::Jump)) => {
@@ -318,7 +321,7 @@ pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, _: u
                 return leave(cpu, RunExit::Attention);
             }
             if flow == Flow::Next && !ends && !changed && cpu.state.rip == next {
-                cpu.state.interrupts_pending = cpu.apic.has_pending().into();
+                cpu.publish_pending();
                 return answer::CONTINUE;
             }
             if !cpu.is_64bit() {
@@ -336,6 +339,37 @@ pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, _: u
         }
         Err(Fault::BellClosed) => leave(cpu, RunExit::BellClosed),
     }
+}
+
+/// Notes the segments that IRETQ has just loaded for the inline form of it.
+fn remember_return(cpu: &mut Cpu) {
+    let state = &cpu.state;
+    let (code, stack) = (state.segments[seg::CS], state.segments[seg::SS]);
+    let selectors = [code.selector, stack.selector];
+    // Null and LDT selectors are left to the interpreter, and so are privilege levels that nobody uses.
+    let plain = selectors.iter().all(|sel| sel & !3 != 0 && sel & 4 == 0);
+    if !plain || !cpu.is_64bit() || !matches!(cpu.cpl(), 0 | 3) {
+        return;
+    }
+    let gdtr = state.gdtr;
+    let addresses = selectors.map(|sel| gdtr.base.wrapping_add(u64::from(sel & !7)));
+    let limit_and_attributes = |n: usize| {
+        u64::from(state.segments[n].attributes) << 32 | u64::from(state.segments[n].limit)
+    };
+    let data = [seg::ES, seg::DS, seg::FS, seg::GS].map(limit_and_attributes);
+    let read = |cpu: &mut Cpu, va| crate::memory::read_system(cpu, va, 8);
+    let (Ok(first), Ok(second)) = (read(cpu, addresses[0]), read(cpu, addresses[1])) else {
+        return;
+    };
+    let to_user = usize::from(cpu.cpl() == 3);
+    cpu.state.iret[to_user] = IretCache {
+        selectors: selectors.map(u64::from),
+        addresses,
+        descriptors: [first, second],
+        segments: [code, stack],
+        gdtr: [gdtr.base, gdtr.limit.into()],
+        data,
+    };
 }
 
 fn execute(cpu: &mut Cpu, instruction: &Instruction) -> Result<Flow, Fault> {

@@ -24,7 +24,7 @@ pub(super) fn follow_indirect(cpu: &mut Cpu) -> Result<u64, RunExit> {
     let va = cpu.state.rip;
     let block = resolve::block(cpu)?;
     let translator = &mut *cpu.translator;
-    if !translator.single && translator.cache.blocks[block as usize].second.is_none() {
+    if !translator.single {
         let entry = translator.indirect_entry(block);
         translator.jump_table.set(va, entry);
     }
@@ -37,8 +37,7 @@ impl Translator {
         let (displacement, immediate, slot, forward, from) =
             (l.displacement, l.region_immediate, l.slot, l.forward, l.from);
         let block = &self.cache.blocks[target as usize];
-        // A block with a second page is checked by Rust at each entry.
-        if !self.cache.blocks[from as usize].valid || block.second.is_some() {
+        if !self.cache.blocks[from as usize].valid {
             return;
         }
         let same_region = self.cache.blocks[from as usize].region == block.region;

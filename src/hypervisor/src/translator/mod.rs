@@ -94,6 +94,8 @@ pub(crate) struct Translator {
     pending_store: Option<PendingStore>,
     /// Why translated code is being left; a poll leaves it empty.
     exit: Option<RunExit>,
+    /// Mode of the block looked up last: a change makes every known code page another region.
+    mode: Option<cache::Mode>,
     /// Translate and run one instruction at a time.
     single: bool,
     /// The x87 image in the state has been initialized.
@@ -168,6 +170,7 @@ impl Translator {
             code_writes: Vec::new(),
             pending_store: None,
             exit: None,
+            mode: None,
             single: false,
             fpu_loaded: false,
             counters: Counters::default(),
@@ -251,7 +254,7 @@ fn enter(cpu: &mut Cpu, code: u64) -> Option<RunExit> {
         cpu.state.return_stack = top;
     }
     cpu.rights_changed();
-    cpu.state.interrupts_pending = cpu.apic.has_pending().into();
+    cpu.publish_pending();
     cpu.state.context = std::ptr::from_mut(cpu) as u64;
     fpu::load(cpu);
     let enter = cpu.translator.stubs.enter;

@@ -19,6 +19,7 @@ const WINDOW: usize = 512;
 /// The block for the current RIP and mode, translated now if need be.
 pub(super) fn block(cpu: &mut Cpu) -> Result<BlockId, RunExit> {
     let va = cpu.state.rip;
+    notice_mode(cpu);
     let id = region(cpu, va)?;
     if let Some(&block) = cpu.translator.cache.by_address.get(&(id, va)) {
         if second_page_is_current(cpu, block)? {
@@ -44,7 +45,16 @@ fn mode(cpu: &Cpu) -> Mode {
             | bit(Unit::Sse, sse)
             | bit(Unit::Avx, avx),
         tsc: state.cpl != 3 || state.cr4 & cr4::TSD == 0,
+        fsgsbase: state.cr4 & cr4::FSGSBASE != 0,
         single: cpu.translator.single,
+    }
+}
+
+/// Forgets the code pages' identities if the mode, apart from the privilege level, is not the one they were noted in.
+fn notice_mode(cpu: &mut Cpu) {
+    let mode = Mode { user: false, single: false, ..mode(cpu) };
+    if cpu.translator.mode.replace(mode).is_some_and(|old| old != mode) {
+        cpu.tlb.forget_code();
     }
 }
 
@@ -267,6 +277,7 @@ fn flow(insn: &Insn, next: u8, at_target: impl Fn() -> u8) -> (u8, u8) {
         | Class::Ret
         | Class::Syscall
         | Class::Sysret
+        | Class::Iret
         | Class::InterpretEnd
         | Class::Interpret => (STATUS, STATUS),
         Class::RepString | Class::FpState | Class::Element => (next, next),

@@ -6,7 +6,8 @@
 use std::mem::offset_of;
 
 use super::asm::{Alu, Asm, Mem, cc, reg};
-use crate::state::{CpuState, Segment, seg};
+use crate::state::{CpuState, IretCache, Segment, seg};
+use crate::tlb::{TLB_OFFSET_MASK, TLB_SHIFT, TlbEntry};
 
 /// Host register that holds guest register `guest`, or `None` if it lives in `CpuState`.
 pub(super) const fn host_register(guest: u8) -> Option<u8> {
@@ -22,6 +23,9 @@ pub(super) const LIVE: [u8; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14];
 
 /// RFLAGS bits that translated code keeps in the host's RFLAGS.
 pub(super) const STATUS_FLAGS: i32 = 0x8d5;
+
+/// RFLAGS bits that IRETQ loads at CPL 0: the status flags, IF, DF, IOPL, NT, AC, ID.
+const IRET_FLAGS: i32 = STATUS_FLAGS | 0x200 | 0x400 | 0x3000 | 0x4000 | 0x4_0000 | 0x20_0000;
 
 /// What a thunk's Rust part answers.
 pub(super) mod answer {
@@ -63,6 +67,7 @@ pub(super) struct Stubs {
     pub(super) underflow: u64,
     pub(super) syscall: u64,
     pub(super) sysret: u64,
+    pub(super) iret: u64,
 }
 
 /// Where translated code finds things.
@@ -128,6 +133,8 @@ pub(super) fn build(asm: &mut Asm, env: Env, handlers: &Handlers) -> Stubs {
     b.system_call();
     stubs.sysret = b.asm.here();
     b.system_return();
+    stubs.iret = b.asm.here();
+    b.interrupt_return();
     stubs.underflow = b.asm.here();
     b.asm.mov_imm(reg::RSP, env.return_top);
     stubs.dispatch = b.asm.here();
@@ -402,6 +409,132 @@ impl Builder<'_> {
             self.asm.bind(at);
         }
         self.asm.ret();
+    }
+
+    /// Turns the linear address in S0 into a host address; clobbers S1. The branches taken on a miss go to `slow`.
+    fn look_up(&mut self, size: i32, slow: &mut Vec<usize>) {
+        self.asm.mov_rr(reg::S1, reg::S0);
+        self.asm.shr_imm(reg::S1, TLB_SHIFT as u8);
+        self.asm.alu_imm(Alu::And, false, reg::S1, TLB_OFFSET_MASK as i32);
+        self.asm.alu_rm(Alu::Xor, reg::S0, Mem::Gs(reg::S1, offset_of!(TlbEntry, read) as i32));
+        self.asm.alu_imm(Alu::Cmp, true, reg::S0, 4096 - size);
+        slow.push(self.asm.jcc_forward(cc::A));
+        self.asm.alu_rm(Alu::Add, reg::S0, Mem::Gs(reg::S1, offset_of!(TlbEntry, host) as i32));
+    }
+
+    /// Compares a word of the state with one of the cache for IRETQ; clobbers RAX.
+    fn compare(&mut self, found: usize, remembered: usize, slow: &mut Vec<usize>) {
+        self.asm.load(reg::RAX, self.field(found));
+        self.asm.alu_rm(Alu::Cmp, reg::RAX, self.field(remembered));
+        slow.push(self.asm.jcc_forward(cc::NE));
+    }
+
+    /// IRETQ at CPL 0 (SDM vol. 2), to segments it went to before. Returns for the interpreter to decide otherwise.
+    fn interrupt_return(&mut self) {
+        let mut slow = Vec::new();
+        let (rax, rcx) = (self.env.tmp(4), self.env.tmp(5));
+        self.asm.store(rax, reg::RAX);
+        self.asm.store(rcx, reg::RCX);
+        for (field, expected) in
+            [(offset_of!(CpuState, interrupts_pending), 0), (offset_of!(CpuState, cpl), 0)]
+        {
+            self.asm.alu_mem_imm32(Alu::Cmp, self.field(field), expected);
+            slow.push(self.asm.jcc_forward(cc::NE));
+        }
+        self.asm.load32(reg::RAX, self.field(offset_of!(CpuState, rflags)));
+        self.asm.test_imm32(reg::RAX, 1 << 14);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        self.asm.mov_rr(reg::S0, reg::GUEST_SP);
+        self.look_up(40, &mut slow);
+        self.asm.load(reg::RCX, Mem::Base(reg::S0, 16));
+        self.asm.test_imm32(reg::RCX, 1 << 8 | 1 << 17);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        let cache = offset_of!(CpuState, iret);
+        self.asm.load(reg::RAX, Mem::Base(reg::S0, 8));
+        self.asm.alu_rm(
+            Alu::Cmp,
+            reg::RAX,
+            self.field(cache + size_of::<IretCache>() + offset_of!(IretCache, selectors)),
+        );
+        let to_user = self.asm.jcc_forward(cc::E);
+        self.asm.alu_rm(Alu::Cmp, reg::RAX, self.field(cache + offset_of!(IretCache, selectors)));
+        slow.push(self.asm.jcc_forward(cc::NE));
+        self.interrupt_return_to(cache, 0, &mut slow);
+        self.asm.bind(to_user);
+        self.interrupt_return_to(cache + size_of::<IretCache>(), 3, &mut slow);
+        for at in slow {
+            self.asm.bind(at);
+        }
+        self.asm.load(reg::RAX, rax);
+        self.asm.load(reg::RCX, rcx);
+        self.asm.ret();
+    }
+
+    /// The part of IRETQ for one of the remembered pairs of segments: S0 is the frame's host address, RCX the flags.
+    fn interrupt_return_to(&mut self, cache: usize, cpl: u8, slow: &mut Vec<usize>) {
+        let remembered = |offset: usize, n: usize| cache + offset + 8 * n;
+        self.asm.load(reg::RAX, Mem::Base(reg::S0, 32));
+        let stack = remembered(offset_of!(IretCache, selectors), 1);
+        self.asm.alu_rm(Alu::Cmp, reg::RAX, self.field(stack));
+        slow.push(self.asm.jcc_forward(cc::NE));
+        // Non-canonical targets fault here and not there.
+        self.asm.load(reg::RAX, Mem::Base(reg::S0, 0));
+        self.asm.mov_rr(reg::S1, reg::RAX);
+        self.asm.shl_imm(reg::S1, 16);
+        self.asm.sar_imm(reg::S1, 16);
+        self.asm.alu_rr(Alu::Cmp, reg::S1, reg::RAX);
+        slow.push(self.asm.jcc_forward(cc::NE));
+        let (rip, rsp) = (self.env.tmp(6), self.env.tmp(7));
+        self.asm.store(rip, reg::RAX);
+        self.asm.load(reg::RAX, Mem::Base(reg::S0, 24));
+        self.asm.store(rsp, reg::RAX);
+        let gdtr = offset_of!(CpuState, gdtr);
+        for n in 0..2 {
+            self.compare(gdtr + 8 * n, remembered(offset_of!(IretCache, gdtr), n), slow);
+        }
+        for (n, segment) in [seg::ES, seg::DS, seg::FS, seg::GS].into_iter().enumerate() {
+            let found = offset_of!(CpuState, segments)
+                + segment * size_of::<Segment>()
+                + offset_of!(Segment, limit);
+            self.compare(found, remembered(offset_of!(IretCache, data), n), slow);
+        }
+        for n in 0..2 {
+            let address = self.field(remembered(offset_of!(IretCache, addresses), n));
+            self.asm.load(reg::S0, address);
+            self.look_up(8, slow);
+            self.asm.load(reg::RAX, Mem::Base(reg::S0, 0));
+            let descriptor = self.field(remembered(offset_of!(IretCache, descriptors), n));
+            self.asm.alu_rm(Alu::Cmp, reg::RAX, descriptor);
+            slow.push(self.asm.jcc_forward(cc::NE));
+        }
+        // Nothing faults from here on.
+        for (n, segment) in [seg::CS, seg::SS].into_iter().enumerate() {
+            for word in 0..size_of::<Segment>() / 8 {
+                let from = offset_of!(IretCache, segments) + n * size_of::<Segment>();
+                self.asm.load(reg::RAX, self.field(remembered(from, word)));
+                self.asm.store(self.segment(segment, 8 * word), reg::RAX);
+            }
+        }
+        self.asm.store_imm32(self.field(offset_of!(CpuState, cpl)), cpl.into());
+        self.asm.alu_imm(Alu::And, false, reg::RCX, IRET_FLAGS);
+        self.asm.alu_imm(Alu::Or, false, reg::RCX, 2);
+        self.asm.store(self.field(offset_of!(CpuState, rflags)), reg::RCX);
+        if cpl == 3 {
+            self.asm.load(reg::S1, self.field(offset_of!(CpuState, tlb_set_user)));
+        } else {
+            self.asm.load(reg::S1, self.field(offset_of!(CpuState, tlb_set_protected)));
+            self.asm.test_imm32(reg::RCX, 1 << 18);
+            self.asm.cmovne(reg::S1, self.field(offset_of!(CpuState, tlb_set_open)));
+        }
+        self.set_view();
+        self.asm.mov_rr(reg::S0, reg::RCX);
+        self.status_to_slot();
+        self.asm.load(reg::S0, rip);
+        self.asm.load(reg::GUEST_SP, rsp);
+        self.asm.load(reg::RAX, self.env.tmp(4));
+        self.asm.load(reg::RCX, self.env.tmp(5));
+        self.drop_return_address();
+        dispatch(self.asm, &self.env);
     }
 
     /// A thunk around which the whole state is in `CpuState`; S0 and S1 are its arguments.

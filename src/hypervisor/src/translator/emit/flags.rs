@@ -72,7 +72,7 @@ impl Emitter<'_> {
     fn wants_parked(&self, insn: &Insn) -> bool {
         let transfers = matches!(
             insn.form.class,
-            Class::Ret | Class::JmpIndirect | Class::Call | Class::CallIndirect
+            Class::Ret | Class::JmpIndirect | Class::Call | Class::CallIndirect | Class::Iret
         );
         transfers && !self.source.single
     }
@@ -97,6 +97,10 @@ impl Emitter<'_> {
                     | Class::Stac
                     | Class::Clac
                     | Class::StoreSegment
+                    | Class::ReadBase
+                    | Class::WriteBase
+                    | Class::ReadControl
+                    | Class::RepString
             )
     }
 
@@ -125,7 +129,8 @@ impl Emitter<'_> {
 /// TLB look-ups in the code of an instruction that does not touch flags.
 fn look_ups(insn: &Insn) -> usize {
     match insn.form.class {
-        Class::Push | Class::Pop | Class::Leave => 1,
+        Class::Push | Class::Pop | Class::Leave | Class::WriteBase => 1,
+        Class::RepString => 2,
         Class::Copy | Class::StoreSegment => {
             usize::from(memory_operand(&insn.instruction).is_some())
         }

@@ -5,6 +5,7 @@ mod flags;
 mod memory;
 mod operands;
 mod stack;
+mod string;
 mod system;
 
 use std::mem::offset_of;
@@ -219,9 +220,14 @@ impl<'a> Emitter<'a> {
             Class::Stac | Class::Clac => self.access_control(insn),
             Class::Syscall => self.system_call(insn),
             Class::Sysret => self.system_return(insn),
+            Class::Iret => self.interrupt_return(insn),
+            Class::ReadBase => self.read_base(insn),
+            Class::WriteBase => self.write_base(insn),
+            Class::ReadControl => self.read_control(insn),
+            Class::RepString => self.string(insn),
             Class::Rdtsc => self.rdtsc(insn),
             Class::StoreSegment => self.store_segment(insn),
-            Class::RepString | Class::FpState | Class::Element | Class::Interpret => {
+            Class::FpState | Class::Element | Class::Interpret => {
                 self.interpret(insn, false);
             }
             Class::InterpretEnd => self.interpret(insn, true),
@@ -374,6 +380,7 @@ pub(super) fn ends_block(class: Class) -> bool {
             | Class::Ret
             | Class::Syscall
             | Class::Sysret
+            | Class::Iret
             | Class::InterpretEnd
     )
 }

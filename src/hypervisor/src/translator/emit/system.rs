@@ -122,10 +122,18 @@ impl Emitter<'_> {
             self.asm.store16(Mem::Base(reg::S0, 0), reg::S1);
             return;
         }
-        if instruction.op0_register().size() == 2 {
-            return self.interpret(insn, false);
-        }
         let guest = register_number(instruction.op0_register());
+        if instruction.op0_register().size() == 2 {
+            match host_register(guest) {
+                Some(host) => self.asm.load16(host, selector),
+                None => {
+                    self.asm.load32(reg::S0, selector);
+                    let slot = self.env.gpr(guest);
+                    self.asm.store16(slot, reg::S0);
+                }
+            }
+            return;
+        }
         match host_register(guest) {
             Some(host) => self.asm.load32(host, selector),
             None => {
@@ -185,6 +193,88 @@ impl Emitter<'_> {
             self.asm.call(self.stubs.sysret);
         }
         self.interpret(insn, true);
+    }
+
+    /// IRETQ: likewise.
+    pub(super) fn interrupt_return(&mut self, insn: &Insn) {
+        if !self.source.single && !self.source.region.mode.user {
+            self.asm.call(self.stubs.iret);
+        }
+        self.interpret(insn, true);
+    }
+
+    fn segment_base_of(&self, insn: &Insn) -> Mem {
+        let n = match insn.instruction.mnemonic() {
+            Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => seg::FS,
+            _ => seg::GS,
+        };
+        let offset = n * size_of::<Segment>() + offset_of!(Segment, base);
+        self.env.field(offset_of!(CpuState, segments) + offset)
+    }
+
+    /// Loads a guest register from a word of the state.
+    fn load_guest(&mut self, register: Register, from: Mem) {
+        let guest = register_number(register);
+        let host = host_register(guest).unwrap_or(reg::S0);
+        match register.size() {
+            4 => self.asm.load32(host, from),
+            _ => self.asm.load(host, from),
+        }
+        if host == reg::S0 {
+            let slot = self.env.gpr(guest);
+            self.asm.store(slot, reg::S0);
+        }
+    }
+
+    /// RDFSBASE and RDGSBASE.
+    pub(super) fn read_base(&mut self, insn: &Insn) {
+        if !self.source.region.mode.fsgsbase {
+            return self.interpret(insn, true);
+        }
+        let base = self.segment_base_of(insn);
+        self.load_guest(insn.instruction.op0_register(), base);
+    }
+
+    /// WRFSBASE and WRGSBASE. A base that is not canonical is the interpreter's.
+    pub(super) fn write_base(&mut self, insn: &Insn) {
+        if !self.source.region.mode.fsgsbase || self.source.single {
+            return self.interpret(insn, true);
+        }
+        let base = self.segment_base_of(insn);
+        let register = insn.instruction.op0_register();
+        let host = self.read_register(register_number(register), reg::S0);
+        if register.size() == 4 {
+            self.asm.lea32(reg::S0, Mem::Base(host, 0));
+        } else {
+            if insn.live_out != 0 {
+                self.park();
+            }
+            self.asm.mov_rr(reg::S0, host);
+            self.asm.mov_rr(reg::S1, host);
+            self.asm.shl_imm(reg::S1, 16);
+            self.asm.sar_imm(reg::S1, 16);
+            self.asm.alu_rr(Alu::Cmp, reg::S1, reg::S0);
+            let canonical = self.asm.jcc_forward(cc::E);
+            let parked = self.parked;
+            self.interpret(insn, true);
+            self.parked = parked;
+            self.asm.bind(canonical);
+        }
+        self.asm.store(base, reg::S0);
+    }
+
+    /// MOV from a control register.
+    pub(super) fn read_control(&mut self, insn: &Insn) {
+        let offset = match insn.instruction.op1_register() {
+            _ if self.source.region.mode.user => return self.interpret(insn, true),
+            Register::CR0 => offset_of!(CpuState, cr0),
+            Register::CR2 => offset_of!(CpuState, cr2),
+            Register::CR3 => offset_of!(CpuState, cr3),
+            Register::CR4 => offset_of!(CpuState, cr4),
+            _ => return self.interpret(insn, true),
+        };
+        let control = self.env.field(offset);
+        self.load_guest(insn.instruction.op0_register(), control);
     }
 
     /// RDTSC and RDTSCP plus the guest's offset, without flags.

@@ -3,6 +3,7 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
+use crate::channel::Channel;
 use crate::event::Snapshot;
 use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
@@ -191,6 +192,9 @@ impl Port {
             registration.arms[index] = Arm::Disarmed;
         }
         let Some(object) = registration.object.upgrade() else { return };
+        if let Ok(channel) = object.channel() {
+            channel.arrived();
+        }
         let revents = PollFlags::from_bits_retain(flags.bits() as u16);
         object.observe(index, revents);
         let signals = object.signals_given(if index == 0 { revents } else { PollFlags::empty() });
@@ -232,7 +236,10 @@ impl Port {
         if interest == 0 {
             return true;
         }
-        let edge = patient || registration.observers.iter().any(|observer| observer.edge.is_some());
+        // A channel stays in the set, so that whoever knows it to be empty has nothing to do for the next wait.
+        let edge = patient
+            || matches!(object.kind, Kind::Channel(_))
+            || registration.observers.iter().any(|observer| observer.edge.is_some());
         let Ok(sources) = object.sources(interest) else { return false };
         let mut armed = true;
         for (index, source) in sources.iter().enumerate() {
@@ -317,8 +324,9 @@ impl Port {
         if matches!(registration.arms[0], Arm::Edge(_))
             && !edge
             && !matches!(object.kind, Kind::Event(_) | Kind::Fifo(_))
+            && !object.channel().is_ok_and(Channel::is_known_empty)
         {
-            // Armed patiently for a wait that is over or mixed: arming anew reports the present state.
+            // Arrivals may have been reported before this wait: arming anew reports the present state.
             registration.arms[0] = Arm::Disarmed;
         }
         let writable =

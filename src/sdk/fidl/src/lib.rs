@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod epitaph;
 mod error;
 pub mod marker;
+mod message_buffer;
 mod persistence;
 pub mod prelude;
 mod server;
@@ -26,7 +27,7 @@ pub use server::{MethodType, RequestMessage, ServeInner};
 
 pub use fuchsia_async::{Channel as AsyncChannel, OnSignalsRef, Socket as AsyncSocket};
 pub use fuchsia_zircon::{
-    AsHandleRef, Channel, Clock, Event, EventPair, Fifo, Guest, Handle, HandleBased, HandleDisposition,
-    HandleInfo, HandleOp, HandleRef, Job, MessageBufEtc, ObjectType, Peered, Port, Process,
-    Resource, Rights, Signals, Socket, Status, Thread, Time, Timer, Vcpu, Vmar, Vmo,
+    AsHandleRef, Channel, Clock, Event, EventPair, Fifo, Guest, Handle, HandleBased,
+    HandleDisposition, HandleInfo, HandleOp, HandleRef, Job, MessageBufEtc, ObjectType, Peered,
+    Port, Process, Resource, Rights, Signals, Socket, Status, Thread, Time, Timer, Vcpu, Vmar, Vmo,
 };

@@ -5,10 +5,10 @@ use crate::encoding::{
     with_buffers,
 };
 use crate::epitaph::write_epitaph;
-use crate::{AsyncChannel, Error, Result};
+use crate::{AsyncChannel, Error, Result, message_buffer};
 use fuchsia_zircon::{HandleInfo, MessageBufEtc, Status};
 use futures::task::AtomicWaker;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -37,14 +37,6 @@ pub struct RequestMessage<'a> {
     body: &'a [u8],
     handles: RefCell<&'a mut [HandleInfo]>,
 }
-
-thread_local! {
-    /// The buffer for requests, kept for its capacity.
-    static REQUEST: Cell<MessageBufEtc> = Cell::default();
-}
-
-/// Larger buffers are not kept.
-const KEPT_CAPACITY: usize = 128 * 1024;
 
 impl ServeInner {
     /// The server's end that this channel is.
@@ -101,11 +93,11 @@ impl ServeInner {
             *is_terminated = true;
             return Poll::Ready(None);
         }
-        let mut message = REQUEST.take();
+        let mut message = message_buffer::take();
         let received = self.channel.recv_etc_from(cx, &mut message);
         let result = match received {
             Poll::Pending => {
-                REQUEST.set(message);
+                message_buffer::give_back(message);
                 return Poll::Pending;
             }
             Poll::Ready(Ok(())) => Some(Self::decode_request(&mut message, decode)),
@@ -113,10 +105,7 @@ impl ServeInner {
             Poll::Ready(Err(status)) => Some(Err(Error::ServerRequestRead(status))),
         };
         // Closes handles that the request did not take.
-        message.clear();
-        if message.split_mut().0.capacity() <= KEPT_CAPACITY {
-            REQUEST.set(message);
-        }
+        message_buffer::give_back(message);
         if !matches!(result, Some(Ok(_))) {
             *is_terminated = true;
         }

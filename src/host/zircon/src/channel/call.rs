@@ -7,7 +7,7 @@ use super::inbound::{Call, Inbound};
 use super::message::Incoming;
 use super::{CALLS, Channel, Outgoing};
 use crate::object::{Object, lock};
-use crate::status::{CANCELED, INVALID_ARGS, PEER_CLOSED, Result, SHOULD_WAIT, TIMED_OUT};
+use crate::status::{CANCELED, PEER_CLOSED, Result, SHOULD_WAIT, TIMED_OUT};
 use crate::system::{now, until};
 use fuchsia_zircon_types::*;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,24 +28,15 @@ impl Channel {
     pub(super) fn call(
         &self,
         this: &Arc<Object>,
-        mut message: Outgoing<'_>,
+        message: Outgoing<'_>,
         deadline: zx_time_t,
     ) -> Result<Incoming> {
         let txid = NEXT_TXID.fetch_add(1, Ordering::Relaxed) | KERNEL_TXID;
-        message
-            .bytes
-            .to_mut()
-            .get_mut(..4)
-            .ok_or(INVALID_ARGS)?
-            .copy_from_slice(&txid.to_ne_bytes());
+        let message = message.with_txid(txid)?;
         {
             let mut inbound = lock(&self.inbound);
             inbound.calls.push(Call { txid, reply: None });
             self.flags.fetch_or(CALLS, Ordering::SeqCst);
-        }
-        // A reader that did not see the flag may still be taking a message; it will be one from before our request.
-        while self.readers.load(Ordering::SeqCst) != 0 {
-            std::hint::spin_loop();
         }
         let result =
             self.write(this, message).and_then(|()| self.await_reply(this, txid, deadline));

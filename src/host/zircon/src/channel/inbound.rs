@@ -1,12 +1,18 @@
 //! Reading: straight from the socket, or from messages that were taken out of it before.
 
-use super::message::{Incoming, MAX_BYTES, Received, check_room};
+use super::message::{Ahead, Incoming, MAX_BYTES, Received, check_room};
 use super::{CALLS, Channel, MAX_PENDING, STASH};
 use crate::handle_table::Held;
 use crate::object::lock;
 use crate::status::{PEER_CLOSED, Result, SHOULD_WAIT};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+
+thread_local! {
+    /// For a reader whose buffer is too small for the largest message.
+    static WHOLE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Messages and callers inside this process.
 #[derive(Default)]
@@ -60,43 +66,36 @@ impl Channel {
         handle_capacity: usize,
         may_discard: bool,
     ) -> std::result::Result<Delivered, ReadError> {
-        // A caller that begins sees `readers` and waits for it, a reader that begins sees `flags` and steps back.
-        self.readers.fetch_add(1, Ordering::SeqCst);
-        let direct = self.flags.load(Ordering::SeqCst) == 0;
-        let received = if !direct {
-            None
+        let mut inbound = lock(&self.inbound);
+        // Callers note themselves under this lock, so none begins while a message is taken out for a reader.
+        let message = if self.flags.load(Ordering::SeqCst) != 0 {
+            self.read_stashed(&mut inbound)?
         } else if capacity >= MAX_BYTES {
             // SAFETY: room for the largest message, by the check and the caller's promise.
-            Some(unsafe { self.receive_into(bytes, false) }.map(Place::InPlace))
+            let received = unsafe { self.read_ahead(&mut inbound, bytes) }?;
+            if received.handles.len() <= handle_capacity {
+                return Ok(Delivered { bytes: received.bytes, handles: received.handles });
+            }
+            // SAFETY: `read_ahead` filled this many bytes.
+            let copy = unsafe { std::slice::from_raw_parts(bytes, received.bytes) }.to_vec();
+            Incoming { bytes: copy, handles: received.handles }
         } else {
-            Some(self.receive(false).map(Place::Apart))
-        };
-        self.readers.fetch_sub(1, Ordering::SeqCst);
-        let message = match received {
-            Some(Ok(Place::InPlace(Received { bytes, handles })))
-                if handles.len() <= handle_capacity =>
-            {
-                return Ok(Delivered { bytes, handles });
-            }
-            Some(Ok(Place::InPlace(received))) => {
-                // SAFETY: `receive_into` filled this many bytes.
-                let copy = unsafe { std::slice::from_raw_parts(bytes, received.bytes) }.to_vec();
-                Incoming { bytes: copy, handles: received.handles }
-            }
-            Some(Ok(Place::Apart(message))) => message,
-            Some(Err(status)) => {
-                if status == SHOULD_WAIT {
-                    self.drains.fetch_add(1, Ordering::SeqCst);
-                }
-                return Err(status.into());
-            }
-            None => self.read_stashed()?,
+            let mut whole = WHOLE.take();
+            whole.reserve_exact(MAX_BYTES);
+            // SAFETY: room for the largest message was reserved.
+            let received = unsafe { self.read_ahead(&mut inbound, whole.as_mut_ptr()) };
+            let message = received.map(|received| {
+                // SAFETY: `read_ahead` filled this many bytes.
+                let bytes = unsafe { std::slice::from_raw_parts(whole.as_ptr(), received.bytes) };
+                Incoming { bytes: bytes.to_vec(), handles: received.handles }
+            });
+            WHOLE.set(whole);
+            message?
         };
         if check_room(&message, capacity, handle_capacity).is_err() {
             let error =
                 ReadError::TooSmall { bytes: message.bytes.len(), handles: message.handles.len() };
             if !may_discard {
-                let mut inbound = lock(&self.inbound);
                 inbound.stash.push_front(message);
                 self.flags.fetch_or(STASH, Ordering::SeqCst);
             }
@@ -109,9 +108,27 @@ impl Channel {
         Ok(Delivered { bytes: message.bytes.len(), handles: message.handles })
     }
 
+    /// The next message out of the socket, with nothing in its way. Stashes the one behind it, or notes that there is none.
+    ///
+    /// # Safety
+    /// `bytes` is valid for writing `MAX_BYTES` bytes.
+    unsafe fn read_ahead(&self, inbound: &mut Inbound, bytes: *mut u8) -> Result<Received> {
+        let arrivals = self.arrivals.load(Ordering::SeqCst);
+        // SAFETY: the caller's promise.
+        let (received, ahead) = unsafe { self.receive_ahead(bytes) };
+        match ahead {
+            Ahead::Nothing => self.empty_at.store(Self::empty_mark(arrivals), Ordering::SeqCst),
+            Ahead::Unknown => {}
+            Ahead::Message(message) => self.stash(inbound, message)?,
+        }
+        if matches!(received, Err(SHOULD_WAIT)) {
+            self.drains.fetch_add(1, Ordering::SeqCst);
+        }
+        received
+    }
+
     /// The next message while messages are stashed or calls are under way.
-    fn read_stashed(&self) -> Result<Incoming> {
-        let mut inbound = lock(&self.inbound);
+    fn read_stashed(&self, inbound: &mut Inbound) -> Result<Incoming> {
         if let Some(message) = inbound.stash.pop_front() {
             if inbound.stash.is_empty() {
                 self.flags.fetch_and(!STASH, Ordering::SeqCst);
@@ -155,17 +172,9 @@ impl Channel {
         let (near, far) = Channel::pair().map_err(|_| rustix::io::Errno::MFILE)?;
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(near.fd(), 64 * MAX_BYTES);
         for message in &inbound.stash {
-            let copy = super::Outgoing {
-                bytes: message.bytes.as_slice().into(),
-                handles: message.handles.clone(),
-            };
+            let copy = super::Outgoing::new(&message.bytes, message.handles.clone());
             copy.send(&near)?;
         }
         Ok(Some(far.into_fd()))
     }
-}
-
-enum Place {
-    InPlace(Received),
-    Apart(Incoming),
 }

@@ -3,13 +3,15 @@
 use super::Channel;
 use crate::handle_table::Held;
 use crate::status::{
-    BUFFER_TOO_SMALL, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED, Result, Status,
+    BUFFER_TOO_SMALL, INVALID_ARGS, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED,
+    Result, SHOULD_WAIT, Status,
 };
 use crate::transfer::{Descriptor, Export, MAX_FDS, import};
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use zerocopy::{FromBytes, IntoBytes};
@@ -34,11 +36,34 @@ const HEADER: usize = size_of::<Header>();
 
 /// A message that is ready to be sent, or waits for room in the socket.
 pub(crate) struct Outgoing<'a> {
-    pub(crate) bytes: std::borrow::Cow<'a, [u8]>,
+    /// What the first bytes are replaced by on the way, in a call.
+    txid: Option<[u8; 4]>,
+    bytes: Cow<'a, [u8]>,
     pub(crate) handles: Vec<Held>,
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new(bytes: &'a [u8], handles: Vec<Held>) -> Outgoing<'a> {
+        Outgoing { txid: None, bytes: bytes.into(), handles }
+    }
+
+    /// The message with another transaction identifier, which is its first four bytes.
+    pub(super) fn with_txid(self, txid: u32) -> Result<Outgoing<'a>> {
+        let txid = txid.to_ne_bytes();
+        if self.bytes.len() < txid.len() {
+            return Err(INVALID_ARGS);
+        }
+        Ok(Outgoing { txid: Some(txid), ..self })
+    }
+
+    /// The message's bytes, in two parts.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        match &self.txid {
+            Some(txid) => (txid, self.bytes.get(txid.len()..).unwrap_or_default()),
+            None => (&self.bytes, &[]),
+        }
+    }
+
     /// Sends without waiting: all of it, or an error.
     pub(crate) fn send(&self, channel: &Channel) -> std::result::Result<(), Errno> {
         let header = Header {
@@ -48,19 +73,17 @@ impl Outgoing<'_> {
             reserved: 0,
         };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let (start, rest) = self.parts();
         if self.handles.is_empty() {
-            let iov = [IoSlice::new(header.as_bytes()), IoSlice::new(&self.bytes)];
+            let iov = [header.as_bytes(), start, rest].map(IoSlice::new);
             return send(channel, &iov, &mut SendAncillaryBuffer::default(), flags);
         }
         let exports: Vec<Export<'_>> =
             self.handles.iter().map(Export::new).collect::<std::result::Result<_, _>>()?;
         let descriptors: Vec<Descriptor> = exports.iter().map(|export| export.descriptor).collect();
         let fds: Vec<_> = exports.iter().flat_map(Export::fds).collect();
-        let iov = [
-            IoSlice::new(header.as_bytes()),
-            IoSlice::new(&self.bytes),
-            IoSlice::new(descriptors.as_slice().as_bytes()),
-        ];
+        let iov =
+            [header.as_bytes(), start, rest, descriptors.as_slice().as_bytes()].map(IoSlice::new);
         let mut space = [MaybeUninit::uninit(); CONTROL_OUT];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -70,7 +93,7 @@ impl Outgoing<'_> {
     }
 
     pub(crate) fn into_owned(self) -> Outgoing<'static> {
-        Outgoing { bytes: self.bytes.into_owned().into(), handles: self.handles }
+        Outgoing { txid: self.txid, bytes: self.bytes.into_owned().into(), handles: self.handles }
     }
 }
 
@@ -130,41 +153,150 @@ impl Channel {
     ///
     /// # Safety
     /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    pub(super) unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
-        let mut header = MaybeUninit::<Header>::uninit();
-        let mut tail = MaybeUninit::<[u8; TAIL]>::uninit();
-        let mut control = MaybeUninit::<ControlIn>::uninit();
-        let mut iov = [
-            libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER },
+    unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
+        let mut place = Place::new();
+        let mut message = place.header_for(bytes);
+        let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
+        let total =
+            patiently(|| unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) })?;
+        // SAFETY: the kernel filled in the message, whose buffers are these.
+        unsafe { place.finish(&message, bytes, total) }
+    }
+
+    /// As [`Channel::receive_into`] without waiting; and in the same system call the message behind it, or the knowledge
+    /// that there is none.
+    ///
+    /// # Safety
+    /// `bytes` is valid for writing `MAX_BYTES` bytes.
+    pub(super) unsafe fn receive_ahead(&self, bytes: *mut u8) -> (Result<Received>, Ahead) {
+        let mut scratch = SCRATCH.take();
+        scratch.reserve_exact(MAX_BYTES);
+        let (mut first, mut second) = (Place::new(), Place::new());
+        let place = |place: &mut Place, bytes| libc::mmsghdr {
+            msg_hdr: place.header_for(bytes),
+            msg_len: 0,
+        };
+        let mut messages = [place(&mut first, bytes), place(&mut second, scratch.as_mut_ptr())];
+        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
+        let received = patiently(|| unsafe {
+            let (fd, none) = (self.fd().as_raw_fd(), std::ptr::null_mut());
+            libc::recvmmsg(fd, messages.as_mut_ptr(), 2, flags as _, none) as isize
+        });
+        let [message, behind] = messages;
+        let result = match received {
+            Err(status) => {
+                let empty = if status == SHOULD_WAIT { Ahead::Nothing } else { Ahead::Unknown };
+                (Err(status), empty)
+            }
+            Ok(count) => {
+                // SAFETY: the kernel filled in the message, whose buffers are these; and the second one if it says two.
+                let (message, behind) = unsafe {
+                    let behind = (count > 1).then(|| {
+                        second.finish(
+                            &behind.msg_hdr,
+                            scratch.as_mut_ptr(),
+                            behind.msg_len as usize,
+                        )
+                    });
+                    (first.finish(&message.msg_hdr, bytes, message.msg_len as usize), behind)
+                };
+                let ahead = match behind {
+                    None => Ahead::Nothing,
+                    Some(Ok(received)) => {
+                        // SAFETY: `finish` says that this many bytes were filled, at most MAX_BYTES.
+                        let bytes =
+                            unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) };
+                        let bytes = bytes.to_vec();
+                        Ahead::Message(Incoming { bytes, handles: received.handles })
+                    }
+                    // The end, which the next read finds again, or a message that is none.
+                    Some(Err(_)) => Ahead::Unknown,
+                };
+                (message, ahead)
+            }
+        };
+        SCRATCH.set(scratch);
+        result
+    }
+}
+
+/// What came behind a message.
+pub(super) enum Ahead {
+    /// Nothing, so far.
+    Nothing,
+    Message(Incoming),
+    /// Nobody has looked, or the look cannot be relied on.
+    Unknown,
+}
+
+/// Repeats a receiving call that a signal interrupted, or that reports something else than the next message.
+fn patiently(mut receive: impl FnMut() -> isize) -> Result<usize> {
+    let mut reset = false;
+    loop {
+        match usize::try_from(receive()) {
+            Ok(result) => return Ok(result),
+            Err(_) => match last_errno() {
+                Errno::INTR => {}
+                // The peer closed without reading all; reported once, messages that it sent come after it.
+                Errno::CONNRESET if !reset => reset = true,
+                errno => return Err(errno.into()),
+            },
+        }
+    }
+}
+
+/// Where the parts of a message go, apart from its bytes.
+struct Place {
+    header: MaybeUninit<Header>,
+    tail: MaybeUninit<[u8; TAIL]>,
+    control: MaybeUninit<ControlIn>,
+    iov: [libc::iovec; 3],
+}
+
+impl Place {
+    fn new() -> Place {
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Place {
+            header: MaybeUninit::uninit(),
+            tail: MaybeUninit::uninit(),
+            control: MaybeUninit::uninit(),
+            iov: [empty; 3],
+        }
+    }
+
+    /// What the kernel is told: `bytes` has room for `MAX_BYTES`. Points into this place, which must stay where it is.
+    fn header_for(&mut self, bytes: *mut u8) -> libc::msghdr {
+        self.iov = [
+            libc::iovec { iov_base: self.header.as_mut_ptr().cast(), iov_len: HEADER },
             libc::iovec { iov_base: bytes.cast(), iov_len: MAX_BYTES },
-            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: TAIL },
+            libc::iovec { iov_base: self.tail.as_mut_ptr().cast(), iov_len: TAIL },
         ];
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = iov.as_mut_ptr();
-        message.msg_iovlen = iov.len() as _;
-        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_iov = self.iov.as_mut_ptr();
+        message.msg_iovlen = self.iov.len() as _;
+        message.msg_control = self.control.as_mut_ptr().cast();
         message.msg_controllen = size_of::<ControlIn>() as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
-        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
-        let mut recv = || unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) };
-        let mut reset = false;
-        let total = loop {
-            match usize::try_from(recv()) {
-                Ok(total) => break total,
-                Err(_) => match last_errno() {
-                    Errno::INTR => {}
-                    // The peer closed without reading all; reported once, messages that it sent come after it.
-                    Errno::CONNRESET if !reset => reset = true,
-                    errno => return Err(errno.into()),
-                },
-            }
-        };
+        message
+    }
+
+    /// Makes a message of what the kernel filled in.
+    ///
+    /// # Safety
+    /// `message` came from `header_for` of this place with these `bytes`, and the kernel has filled it with `total` bytes.
+    unsafe fn finish(
+        &self,
+        message: &libc::msghdr,
+        bytes: *mut u8,
+        total: usize,
+    ) -> Result<Received> {
         if total == 0 {
             return Err(PEER_CLOSED);
         }
         // SAFETY: the kernel filled in `message`; its control buffer is ours.
-        let fds = unsafe { take_fds(&message) };
+        let fds = unsafe { take_fds(message) };
         if message.msg_flags & libc::MSG_CTRUNC != 0 {
             // This process has no room for the descriptors; the message cannot be whole any more.
             return Err(NO_RESOURCES);
@@ -173,7 +305,7 @@ impl Channel {
             return Err(IO_DATA_INTEGRITY);
         }
         // SAFETY: the kernel filled the whole header.
-        let header = unsafe { header.assume_init() };
+        let header = unsafe { self.header.assume_init() };
         let (length, handles) = (header.bytes as usize, header.handles as usize);
         let exact = length <= MAX_BYTES
             && handles <= MAX_HANDLES
@@ -195,7 +327,7 @@ impl Channel {
             std::ptr::copy_nonoverlapping(bytes.add(length), descriptors.as_mut_ptr(), first);
             let rest = descriptors.len() - first;
             std::ptr::copy_nonoverlapping(
-                tail.as_ptr().cast(),
+                self.tail.as_ptr().cast(),
                 descriptors.as_mut_ptr().add(first),
                 rest,
             );

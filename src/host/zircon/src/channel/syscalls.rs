@@ -146,7 +146,7 @@ fn write(
         return Err(INVALID_ARGS);
     }
     check_sizes(bytes.len(), count as usize)?;
-    channel.write(&held, Outgoing { bytes: bytes.into(), handles: handles? })
+    channel.write(&held, Outgoing::new(bytes, handles?))
 }
 
 /// See the Zircon documentation of `zx_channel_write`. Gives `ZX_ERR_SHOULD_WAIT` when 3500 messages wait because the
@@ -325,7 +325,7 @@ fn call(
         return Err(INVALID_ARGS);
     }
     check_sizes(bytes.len(), handles.as_ref().map_or(0, Vec::len))?;
-    channel.call(&held, Outgoing { bytes: bytes.into(), handles: handles? }, deadline)
+    channel.call(&held, Outgoing::new(bytes, handles?), deadline)
 }
 
 /// Hands a reply to the caller's buffers; a reply that does not fit is lost, as on Zircon.

@@ -97,7 +97,7 @@ pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
     let object = Object::with_koid(Kind::Process(process), koid, job.koid);
     let near = Object::new(Kind::Channel(near));
     for (bytes, handles) in messages(koid, startup, &names) {
-        let sent = near.channel()?.write(&near, Outgoing { bytes: bytes.into(), handles });
+        let sent = near.channel()?.write(&near, Outgoing::new(&bytes, handles));
         // A child that is gone already is the owner's business, who has the handle.
         if sent != Err(crate::status::PEER_CLOSED) {
             sent.inspect_err(|_| {

@@ -9,7 +9,7 @@ pub use events::{EventMessage, EventReceiver};
 use crate::encoding::{
     DynamicFlags, EPITAPH_ORDINAL, Encoder, TransactionHeader, WireType, decode_body, with_buffers,
 };
-use crate::{AsyncChannel, Error, Result};
+use crate::{AsyncChannel, Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
 use interests::Interests;
 use std::fmt;
@@ -56,14 +56,24 @@ impl ClientInner {
             if let Some(result) = ready(&self.interests, cx.waker()) {
                 return Poll::Ready(result);
             }
-            let mut message = MessageBufEtc::new();
+            let mut message = message_buffer::take();
             // Whoever polls last, all that wait are woken.
             let mut shared = Context::from_waker(&self.waker);
-            match ready!(self.channel.recv_etc_from(&mut shared, &mut message)) {
-                Ok(()) => self.dispatch(message),
-                Err(Status::PEER_CLOSED) => self.interests.end(self.closed(Status::PEER_CLOSED)),
-                Err(status) => self.interests.end(Error::ClientRead(status)),
+            match self.channel.recv_etc_from(&mut shared, &mut message) {
+                Poll::Pending => {
+                    message_buffer::give_back(message);
+                    return Poll::Pending;
+                }
+                Poll::Ready(result) => self.received(result, message),
             }
+        }
+    }
+
+    fn received(&self, result: Result<(), Status>, message: MessageBufEtc) {
+        match result {
+            Ok(()) => self.dispatch(message),
+            Err(Status::PEER_CLOSED) => self.interests.end(self.closed(Status::PEER_CLOSED)),
+            Err(status) => self.interests.end(Error::ClientRead(status)),
         }
     }
 
@@ -248,13 +258,21 @@ impl<T> Waiting<T> {
             return Poll::Ready(Err(Error::PollAfterCompletion));
         };
         Poll::Ready(received.and_then(|mut message| {
-            let (bytes, handles) = message.split_mut();
-            let (header, body) = TransactionHeader::split(bytes)?;
-            if header.ordinal != self.ordinal {
-                return Err(Error::InvalidResponseOrdinal);
-            }
-            decode(body, handles)
+            let result = self.decode(decode, &mut message);
+            message_buffer::give_back(message);
+            result
         }))
+    }
+}
+
+impl<T> Waiting<T> {
+    fn decode(&self, decode: Decode<T>, message: &mut MessageBufEtc) -> Result<T> {
+        let (bytes, handles) = message.split_mut();
+        let (header, body) = TransactionHeader::split(bytes)?;
+        if header.ordinal != self.ordinal {
+            return Err(Error::InvalidResponseOrdinal);
+        }
+        decode(body, handles)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{EventMessage, epitaph_status};
 use crate::encoding::{
     DynamicFlags, Encoder, TransactionHeader, WireType, decode_body, with_buffers,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, message_buffer};
 use fuchsia_zircon::{AsHandleRef as _, Channel, MessageBufEtc, Signals, Status, Time};
 
 /// A client that blocks the thread.
@@ -63,21 +63,26 @@ impl Client {
         encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
         convert: impl FnOnce(M::Owned) -> Result<T>,
     ) -> Result<T> {
-        let mut message = MessageBufEtc::new();
-        with_buffers(|bytes, handles| {
+        let mut message = message_buffer::take();
+        let called = with_buffers(|bytes, handles| {
             // The kernel chooses the transaction id.
             bytes.extend_from_slice(&TransactionHeader::new(0, ordinal, flags).to_bytes());
             encode(&mut Encoder::new(bytes, handles))?;
             self.channel
                 .call_etc(deadline, bytes, handles, &mut message)
                 .map_err(|status| self.ended(status, Error::ClientCall))
-        })?;
-        let (bytes, handles) = message.split_mut();
-        let (header, body) = TransactionHeader::split(bytes)?;
-        if header.ordinal != ordinal {
-            return Err(Error::InvalidResponseOrdinal);
-        }
-        convert(decode_body::<M>(body, handles)?)
+        });
+        let decode = |message: &mut MessageBufEtc| {
+            let (bytes, handles) = message.split_mut();
+            let (header, body) = TransactionHeader::split(bytes)?;
+            if header.ordinal != ordinal {
+                return Err(Error::InvalidResponseOrdinal);
+            }
+            decode_body::<M>(body, handles)
+        };
+        let response = called.and_then(|()| decode(&mut message));
+        message_buffer::give_back(message);
+        convert(response?)
     }
 
     /// Waits for an event.

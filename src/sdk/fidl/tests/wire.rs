@@ -330,3 +330,30 @@ fn persisted_values_have_a_header() {
     bad[2] = 0;
     assert_eq!(unpersist::<Small>(&bad), Err(Error::UnsupportedWireFormatVersion));
 }
+
+#[test]
+fn vectors_of_plain_structs_are_checked_element_by_element() {
+    type Smalls = fidl::encoding::Vector<Small, 5>;
+    let smalls =
+        vec![Small { a: 1, b: 0x0302 }, Small { a: 0xff, b: 0xfffe }, Small { a: 0, b: 0 }];
+    let wire =
+        bytes(&[&word(3), &PRESENT, &[1, 0, 2, 3, 0xff, 0, 0xfe, 0xff], &[0, 0, 0, 0, 0, 0, 0, 0]]);
+    assert_eq!(Encoder::encode_all::<Smalls>(smalls.clone()).unwrap().0, wire);
+    let lent = Encoder::with_encoded::<Smalls, _>(&smalls, <[u8]>::to_vec).unwrap();
+    assert_eq!(lent, wire);
+    assert_eq!(decode::<Smalls>(&wire), Ok(smalls));
+    let mut bad = wire.clone();
+    bad[21] = 1;
+    rejected::<Smalls>(&bad, Error::NonZeroPadding { padding_start: 21 });
+    let mut bad = wire.clone();
+    bad[29] = 1;
+    rejected::<Smalls>(&bad, Error::NonZeroPadding { padding_start: 28 });
+    type AllNumbers = fidl::encoding::Vector<Numbers, 5>;
+    let numbers = Numbers { b: true, i8: -2, u16: 3, i32: -4, u64: 5, f32: 0.5, u8: 6, f64: -2.0 };
+    let value = vec![numbers, Numbers { b: false, ..numbers }];
+    let (wire, _) = Encoder::encode_all::<AllNumbers>(value.clone()).unwrap();
+    assert_eq!(decode::<AllNumbers>(&wire), Ok(value));
+    let mut bad = wire;
+    bad[16 + 32] = 2;
+    rejected::<AllNumbers>(&bad, Error::InvalidBoolean);
+}

@@ -90,6 +90,13 @@ impl<'a> Encoder<'a> {
         offset
     }
 
+    /// As [`Self::allocate`]; the room itself, to its end.
+    #[inline]
+    pub(crate) fn allocate_mut(&mut self, len: usize) -> &mut [u8] {
+        let offset = self.allocate(len);
+        &mut self.bytes[offset..]
+    }
+
     /// Appends bytes and the padding after them.
     #[inline]
     pub(crate) fn append(&mut self, bytes: &[u8]) {

@@ -10,6 +10,7 @@ mod encoder;
 mod envelopes;
 mod handles;
 mod message;
+mod plain;
 mod primitives;
 mod results;
 
@@ -24,6 +25,7 @@ pub use message::{
     TransactionHeader,
 };
 pub(crate) use message::{EPITAPH_ORDINAL, decode_body};
+pub use plain::Plain;
 pub(crate) use results::encode_unknown_method;
 pub use results::{
     FRAMEWORK_ERR_UNKNOWN_METHOD, Flexible, FlexibleResult, FlexibleResultType, FlexibleType,

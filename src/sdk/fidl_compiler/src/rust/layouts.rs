@@ -2,8 +2,9 @@
 
 use super::Generator;
 use super::names::{type_name, value_name};
-use super::template::doc_comment;
-use crate::ir::{DeclId, Declaration, Struct, Table, Type, Union};
+use super::template::{doc_comment, fill};
+use crate::ir::{DeclId, Declaration, DeclarationKind, Primitive, Struct, Table, Type, Union};
+use crate::layout::Fields;
 
 impl Generator<'_> {
     pub(super) fn structure(&mut self, id: DeclId, declaration: &Declaration, s: &Struct) {
@@ -53,11 +54,77 @@ impl Generator<'_> {
             ("size", &size),
             ("align", &align),
         ];
+        let encode_value = fill(ENCODE_STRUCT, &values);
+        let plain = self.plain_size(&Type::Declared { id, optional: false }).is_some();
+        let elements = if plain { fill(PLAIN_ELEMENTS, &values) } else { String::new() };
+        let value_elements = if plain { PLAIN_VALUE_ELEMENTS } else { "" };
+        let values = [
+            &values[..],
+            &[
+                ("encode_value", encode_value.as_str()),
+                ("elements", &elements),
+                ("value_elements", value_elements),
+                // As on the wire, so that copies of vectors are copies of memory.
+                ("repr", if plain { "#[repr(C)]\n" } else { "" }),
+            ],
+        ]
+        .concat();
         self.out.doc("", &declaration.doc, &format!("The struct `{}`.", declaration.name));
         self.out.emit(STRUCT, &values);
         if !s.resource {
-            self.out.emit(STRUCT_VALUE, &values);
+            self.out.emit(VALUE, &values);
         }
+        if plain {
+            self.plain(&name, s, &layout);
+        }
+    }
+
+    /// The bytes of a type that is nothing but numbers, booleans and bytes, where there are few enough to be held apart.
+    fn plain_size(&self, ty: &Type) -> Option<usize> {
+        const MAX: usize = 128;
+        let plain = match ty {
+            Type::Primitive(_) => true,
+            Type::Array { element, .. } => **element == Type::Primitive(Primitive::Uint8),
+            Type::Declared { id, optional: false } => match &self.program.declaration(*id).kind {
+                DeclarationKind::Struct(s) => {
+                    !s.members.is_empty()
+                        && s.members.iter().all(|member| self.plain_size(&member.ty).is_some())
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        let size = usize::try_from(self.layouts.inline(ty).size).ok()?;
+        (plain && size <= MAX).then_some(size)
+    }
+
+    /// How a plain struct becomes its bytes, whole.
+    fn plain(&mut self, name: &str, s: &Struct, layout: &Fields) {
+        let (mut stores, mut loads, mut names) = (String::new(), String::new(), Vec::new());
+        for (member, (offset, padding)) in s.members.iter().zip(&layout.members) {
+            let Some(size) = self.plain_size(&member.ty) else { return };
+            let (field, ty) = (value_name(&member.name), self.owned(&member.ty));
+            let end = *offset as usize + size;
+            stores += &format!(
+                "        __bytes[{offset}..{end}].copy_from_slice(&<{ty} as fidl::encoding::Plain<{size}>>::to_wire(&self.{field}));\n"
+            );
+            loads += &format!(
+                "        let ({field}, __right) = <{ty} as fidl::encoding::Plain<{size}>>::from_wire(::std::array::from_fn(|i| __bytes[{offset} + i]));\n        __valid &= __right;\n"
+            );
+            for byte in end..end + *padding as usize {
+                loads += &format!("        __valid &= __bytes[{byte}] == 0;\n");
+            }
+            names.push(field);
+        }
+        let (size, names) = (layout.size.to_string(), names.join(", "));
+        let values = [
+            ("name", name),
+            ("size", &size),
+            ("plain_stores", &stores),
+            ("plain_loads", &loads),
+            ("plain_names", &names),
+        ];
+        self.out.emit(PLAIN, &values);
     }
 
     pub(super) fn table(&mut self, declaration: &Declaration, t: &Table) {
@@ -99,10 +166,13 @@ impl Generator<'_> {
             ("encode_depth", encode_depth),
             ("encode_envelopes", encode_envelopes),
         ];
+        let encode_value = fill(ENCODE_TABLE, &values);
+        let values =
+            [&values[..], &[("encode_value", &encode_value), ("value_elements", "")]].concat();
         self.out.doc("", &declaration.doc, &format!("The table `{}`.", declaration.name));
         self.out.emit(TABLE, &values);
         if !t.resource {
-            self.out.emit(TABLE_VALUE, &values);
+            self.out.emit(VALUE, &values);
         }
     }
 
@@ -161,17 +231,25 @@ impl Generator<'_> {
             ("encodes", &encodes),
             ("decodes", &decodes),
         ];
+        let encode_value = fill(ENCODE_UNION, &values);
+        let values =
+            [&values[..], &[("encode_value", &encode_value), ("value_elements", "")]].concat();
         self.out.doc("", &declaration.doc, &format!("The union `{}`.", declaration.name));
         self.out.emit(UNION, &values);
         if !u.strict {
             self.out.emit(UNION_FLEXIBLE, &values);
         }
-        self.out.emit(if u.resource { UNION_RESOURCE } else { UNION_VALUE }, &values);
+        if u.resource {
+            self.out.emit(UNION_RESOURCE, &values);
+        } else {
+            self.out.emit(UNION_VALUE, &values);
+            self.out.emit(VALUE, &values);
+        }
     }
 }
 
 const STRUCT: &str = "$derives
-pub struct $name {
+${repr}pub struct $name {
 $fields}
 
 impl $name {
@@ -198,12 +276,7 @@ impl fidl::encoding::WireType for $name {
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        Self::__encode_members(
-            encoder,
-            offset,
-            depth,
-$lent        )
-    }
+$encode_value    }
 
     #[inline]
     fn decode(
@@ -214,34 +287,7 @@ $lent        )
 $paddings        ::std::result::Result::Ok(Self {
 $decodes        })
     }
-}
-
-";
-
-const STRUCT_VALUE: &str = "impl fidl::encoding::ValueType for $name {
-    type Borrowed<'a> = &'a Self;
-
-    #[inline]
-    fn borrow(value: &Self) -> &Self {
-        value
-    }
-
-    #[inline]
-    fn encode(
-        value: &Self,
-        encoder: &mut fidl::encoding::Encoder<'_>,
-        offset: usize,
-        depth: fidl::encoding::Depth,
-    ) -> ::std::result::Result<(), fidl::Error> {
-        Self::__encode_members(
-            encoder,
-            offset,
-            depth,
-$lent        )
-    }
-}
-
-impl fidl::Persistable for $name {}
+$elements}
 
 ";
 
@@ -263,10 +309,7 @@ impl fidl::encoding::WireType for $name {
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        let count = $count;
-        let ($encode_envelopes, $encode_depth) = encoder.begin_table(offset, count, depth)?;
-$encodes        ::std::result::Result::Ok(())
-    }
+$encode_value    }
 
     fn decode(
         decoder: &mut fidl::encoding::Decoder<'_>,
@@ -281,30 +324,6 @@ $decodes            __source_breaking: fidl::marker::SourceBreaking,
         ::std::result::Result::Ok(value)
     }
 }
-
-";
-
-const TABLE_VALUE: &str = "impl fidl::encoding::ValueType for $name {
-    type Borrowed<'a> = &'a Self;
-
-    #[inline]
-    fn borrow(value: &Self) -> &Self {
-        value
-    }
-
-    fn encode(
-        value: &Self,
-        encoder: &mut fidl::encoding::Encoder<'_>,
-        offset: usize,
-        depth: fidl::encoding::Depth,
-    ) -> ::std::result::Result<(), fidl::Error> {
-        let count = $count;
-        let ($encode_envelopes, $encode_depth) = encoder.begin_table(offset, count, depth)?;
-$encodes        ::std::result::Result::Ok(())
-    }
-}
-
-impl fidl::Persistable for $name {}
 
 ";
 
@@ -380,10 +399,7 @@ const UNION_RESOURCE: &str = "impl fidl::encoding::WireType for $name {
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        encoder.write_u64(offset, value.ordinal());
-        match value {
-$encodes        }
-    }
+$encode_value    }
 
     fn decode(
         decoder: &mut fidl::encoding::Decoder<'_>,
@@ -422,7 +438,17 @@ $decodes        }
     }
 }
 
-impl fidl::encoding::ValueType for $name {
+impl fidl::encoding::NullableValue for $name {
+    #[inline]
+    fn borrow_held(held: &::std::boxed::Box<Self>) -> &Self {
+        held
+    }
+}
+
+";
+
+/// What every layout without handles has: it is encoded from a borrow.
+const VALUE: &str = "impl fidl::encoding::ValueType for $name {
     type Borrowed<'a> = &'a Self;
 
     #[inline]
@@ -436,19 +462,86 @@ impl fidl::encoding::ValueType for $name {
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        encoder.write_u64(offset, value.ordinal());
-        match value {
-$encodes        }
-    }
-}
-
-impl fidl::encoding::NullableValue for $name {
-    #[inline]
-    fn borrow_held(held: &::std::boxed::Box<Self>) -> &Self {
-        held
-    }
-}
+$encode_value    }
+$value_elements}
 
 impl fidl::Persistable for $name {}
+
+";
+
+/// [`VALUE`]'s body for a struct; also that of `encode_owned`.
+const ENCODE_STRUCT: &str = "        Self::__encode_members(
+            encoder,
+            offset,
+            depth,
+$lent        )
+";
+
+/// [`VALUE`]'s body for a table; also that of `encode_owned`.
+const ENCODE_TABLE: &str = "        let count = $count;
+        let ($encode_envelopes, $encode_depth) = encoder.begin_table(offset, count, depth)?;
+$encodes        ::std::result::Result::Ok(())
+";
+
+/// [`VALUE`]'s body for a union; also that of `encode_owned` where it has handles.
+const ENCODE_UNION: &str = "        encoder.write_u64(offset, value.ordinal());
+        match value {
+$encodes        }
+";
+
+/// The vectors of a struct that is all numbers, both ways.
+const PLAIN_ELEMENTS: &str = "
+    #[inline]
+    fn encode_elements_owned(
+        values: ::std::vec::Vec<Self>,
+        encoder: &mut fidl::encoding::Encoder<'_>,
+        _depth: fidl::encoding::Depth,
+    ) -> ::std::result::Result<(), fidl::Error> {
+        encoder.append_plain(&values);
+        ::std::result::Result::Ok(())
+    }
+
+    fn decode_elements(
+        count: usize,
+        decoder: &mut fidl::encoding::Decoder<'_>,
+        offset: usize,
+        depth: fidl::encoding::Depth,
+    ) -> ::std::result::Result<::std::vec::Vec<Self>, fidl::Error> {
+        if let ::std::option::Option::Some(values) = decoder.plain_elements(count, offset)? {
+            return ::std::result::Result::Ok(values);
+        }
+        // One of them is wrong; which and why, it says itself.
+        for index in 0..count {
+            <Self as fidl::encoding::WireType>::decode(decoder, offset + index * $size, depth)?;
+        }
+        ::std::result::Result::Err(fidl::Error::Invalid)
+    }
+";
+
+const PLAIN_VALUE_ELEMENTS: &str = "
+    #[inline]
+    fn encode_elements(
+        values: &[Self],
+        encoder: &mut fidl::encoding::Encoder<'_>,
+        _depth: fidl::encoding::Depth,
+    ) -> ::std::result::Result<(), fidl::Error> {
+        encoder.append_plain(values);
+        ::std::result::Result::Ok(())
+    }
+";
+
+const PLAIN: &str = "impl fidl::encoding::Plain<$size> for $name {
+    #[inline]
+    fn to_wire(&self) -> [u8; $size] {
+        let mut __bytes = [0; $size];
+$plain_stores        __bytes
+    }
+
+    #[inline]
+    fn from_wire(__bytes: [u8; $size]) -> (Self, bool) {
+        let mut __valid = true;
+$plain_loads        (Self { $plain_names }, __valid)
+    }
+}
 
 ";

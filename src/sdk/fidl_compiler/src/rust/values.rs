@@ -2,7 +2,7 @@
 
 use super::Generator;
 use super::names::{constant_name, type_name};
-use super::template::{doc_comment, fill};
+use super::template::doc_comment;
 use super::types::primitive;
 use crate::ir::{Bits, Const, Declaration, DeclarationKind, Enum, Primitive, Type, Value};
 
@@ -86,9 +86,11 @@ impl Generator<'_> {
             ("into", &into),
             ("unknown", &unknown),
             ("decode", decode),
+            ("raw", "into_primitive"),
+            ("check", ""),
         ];
         self.out.emit(template, &values);
-        self.out.emit(ENUM_CODEC, &values);
+        self.out.emit(SCALAR_CODEC, &values);
     }
 
     pub(super) fn bits(&mut self, declaration: &Declaration, b: &Bits) {
@@ -102,9 +104,9 @@ impl Generator<'_> {
         let doc =
             doc_comment("    ", &declaration.doc, &format!("The bits `{}`.", declaration.name));
         let decode = if b.strict {
-            "Self::from_bits(raw).ok_or(fidl::Error::InvalidBitsValue)"
+            "Self::from_bits(prim).ok_or(fidl::Error::InvalidBitsValue)"
         } else {
-            "::std::result::Result::Ok(Self::from_bits_retain(raw))"
+            "::std::result::Result::Ok(Self::from_bits_retain(prim))"
         };
         let check = if b.strict {
             "        if value.has_unknown_bits() {\n            return ::std::result::Result::Err(fidl::Error::InvalidBitsValue);\n        }\n"
@@ -117,9 +119,11 @@ impl Generator<'_> {
             ("doc", &doc),
             ("members", &members),
             ("decode", decode),
+            ("raw", "bits"),
             ("check", check),
         ];
-        self.out.emit(&fill(BITS, &values), &[]);
+        self.out.emit(BITS, &values);
+        self.out.emit(SCALAR_CODEC, &values);
     }
 }
 
@@ -208,53 +212,6 @@ $into            Self::__SourceBreaking { unknown_ordinal } => unknown_ordinal,
 
 ";
 
-const ENUM_CODEC: &str = "impl fidl::encoding::WireType for $name {
-    type Owned = Self;
-    const SIZE: usize = ::std::mem::size_of::<$prim>();
-    const ALIGN: usize = Self::SIZE;
-
-    #[inline]
-    fn encode_owned(
-        value: Self,
-        encoder: &mut fidl::encoding::Encoder<'_>,
-        offset: usize,
-        depth: fidl::encoding::Depth,
-    ) -> ::std::result::Result<(), fidl::Error> {
-        <$prim as fidl::encoding::WireType>::encode_owned(value.into_primitive(), encoder, offset, depth)
-    }
-
-    #[inline]
-    fn decode(
-        decoder: &mut fidl::encoding::Decoder<'_>,
-        offset: usize,
-        depth: fidl::encoding::Depth,
-    ) -> ::std::result::Result<Self, fidl::Error> {
-        let prim = <$prim as fidl::encoding::WireType>::decode(decoder, offset, depth)?;
-        $decode
-    }
-}
-
-impl fidl::encoding::ValueType for $name {
-    type Borrowed<'a> = Self;
-
-    #[inline]
-    fn borrow(value: &Self) -> Self {
-        *value
-    }
-
-    #[inline]
-    fn encode(
-        value: Self,
-        encoder: &mut fidl::encoding::Encoder<'_>,
-        offset: usize,
-        depth: fidl::encoding::Depth,
-    ) -> ::std::result::Result<(), fidl::Error> {
-        <Self as fidl::encoding::WireType>::encode_owned(value, encoder, offset, depth)
-    }
-}
-
-";
-
 const BITS: &str = "bitflags::bitflags! {
 $doc    #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
     pub struct $name: $prim {
@@ -281,7 +238,10 @@ impl $name {
     }
 }
 
-impl fidl::encoding::WireType for $name {
+";
+
+/// How an enum or bits goes over the wire: as its number.
+const SCALAR_CODEC: &str = "impl fidl::encoding::WireType for $name {
     type Owned = Self;
     const SIZE: usize = ::std::mem::size_of::<$prim>();
     const ALIGN: usize = Self::SIZE;
@@ -293,7 +253,7 @@ impl fidl::encoding::WireType for $name {
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-$check        <$prim as fidl::encoding::WireType>::encode_owned(value.bits(), encoder, offset, depth)
+$check        <$prim as fidl::encoding::WireType>::encode_owned(value.$raw(), encoder, offset, depth)
     }
 
     #[inline]
@@ -302,7 +262,7 @@ $check        <$prim as fidl::encoding::WireType>::encode_owned(value.bits(), en
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<Self, fidl::Error> {
-        let raw = <$prim as fidl::encoding::WireType>::decode(decoder, offset, depth)?;
+        let prim = <$prim as fidl::encoding::WireType>::decode(decoder, offset, depth)?;
         $decode
     }
 }

@@ -141,10 +141,18 @@ async fn a_component_behind_a_component_runner_dies_is_reported_and_starts_again
     kill(first, Signal::KILL);
     lifecycle.on_closed().await.unwrap();
     guest.on_closed().await.unwrap();
+    let answer = guest.get_serial().await.unwrap_err();
+    assert!(
+        matches!(answer, fidl::Error::ClientChannelClosed { status: zx::Status::PEER_CLOSED, .. }),
+        "{answer:?}"
+    );
     while instance(&connection, "echo").await.state != fhost::ExecutionState::Stopped {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
     }
+    // The epitaph on the ComponentController that component_manager holds; and on one that we hold ourselves.
     assert_eq!(instance(&connection, "echo").await.termination_status, INSTANCE_DIED);
+    let runner = open::<fcrunner::ComponentRunnerMarker>(&exposed);
+    assert_eq!(epitaph_of_a_killed_run(&runner).await, zx::Status::from_raw(INSTANCE_DIED));
 
     let lifecycle = open::<fvirtualization::GuestLifecycleMarker>(&exposed);
     let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
@@ -226,15 +234,11 @@ fn start_info(
     }
 }
 
-#[fuchsia_async::run_singlethreaded(test)]
-async fn the_epitaph_of_a_controller_tells_how_it_ended() {
-    let world = World::new();
-    let connection = world.connect("60000");
-    let runner = open::<fcrunner::ComponentRunnerMarker>(&connection.exposed_dir());
+/// Has the runner start echo for us, kills that and tells how its controller ended.
+async fn epitaph_of_a_killed_run(runner: &fcrunner::ComponentRunnerProxy) -> zx::Status {
     let (outgoing, server) = create_proxy::<fio::DirectoryMarker>();
     let (controller, controller_server) = create_proxy::<fcrunner::ComponentControllerMarker>();
     runner.start(start_info("bin/echo", Some(server)), controller_server).unwrap();
-    let mut events = controller.take_event_stream();
     let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
     let path = format!("svc/{}", fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME);
     outgoing
@@ -244,21 +248,25 @@ async fn the_epitaph_of_a_controller_tells_how_it_ended() {
     lifecycle.bind(server).unwrap();
     kill(pid_of(&guest).await, Signal::KILL);
     guest.on_closed().await.unwrap();
-    let end = events.next().await.unwrap().unwrap_err();
-    let died = zx::Status::from_raw(INSTANCE_DIED);
-    assert!(
-        matches!(end, fidl::Error::ClientChannelClosed { status, .. } if status == died),
-        "{end:?}"
-    );
-    // What cannot start says so in the same way.
+    epitaph(&controller).await
+}
+
+async fn epitaph(controller: &fcrunner::ComponentControllerProxy) -> zx::Status {
+    match controller.take_event_stream().next().await.unwrap() {
+        Err(fidl::Error::ClientChannelClosed { status, .. }) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn what_cannot_start_says_so_by_epitaph() {
+    let world = World::new();
+    let connection = world.connect("60000");
+    let runner = open::<fcrunner::ComponentRunnerMarker>(&connection.exposed_dir());
     let (controller, server) = create_proxy::<fcrunner::ComponentControllerMarker>();
     let info = fcrunner::ComponentStartInfo { program: None, ..start_info("bin/echo", None) };
     runner.start(info, server).unwrap();
-    let end = controller.take_event_stream().next().await.unwrap().unwrap_err();
-    assert!(
-        matches!(end, fidl::Error::ClientChannelClosed { status: zx::Status::INVALID_ARGS, .. }),
-        "{end:?}"
-    );
+    assert_eq!(epitaph(&controller).await, zx::Status::INVALID_ARGS);
     connection.control().shutdown().await.unwrap();
     world.until_gone().await;
 }

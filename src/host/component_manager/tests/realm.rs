@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use component_manager::decl::{Rights, Startup};
+use component_manager::manager::ExecutionState;
 use component_manager::realm_builder::{Capability, LocalComponentHandles, RealmBuilder, Ref};
 use fidl::endpoints::{Proxy, create_proxy};
 use fidl_fuchsia_component as fcomponent;
@@ -24,7 +25,7 @@ const ECHO: &str = include_str!("components/meta/echo_elf.cml");
 fn package() -> tempfile::TempDir {
     let package = tempfile::tempdir().unwrap();
     std::fs::create_dir(package.path().join("bin")).unwrap();
-    for name in ["echo", "crash", "stubborn"] {
+    for name in ["echo", "crash", "escrow", "stubborn"] {
         std::os::unix::fs::symlink(PROGRAM, package.path().join("bin").join(name)).unwrap();
     }
     package
@@ -148,6 +149,38 @@ async fn a_missing_binary_is_an_instance_that_cannot_start() {
     }
     let expected = fcomponent::Error::InstanceCannotStart.into_primitive().cast_signed();
     assert_eq!(realm.manager().last_end(id).unwrap().status.into_raw(), expected);
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn what_a_run_escrows_comes_with_the_next_one() {
+    const MANIFEST: &str = "{
+        program: { runner: 'elf', binary: 'bin/escrow', lifecycle: { stop_event: 'notify' } },
+        capabilities: [ { protocol: 'fuchsia.virtualization.GuestLifecycle' } ],
+        expose: [ { protocol: 'fuchsia.virtualization.GuestLifecycle', from: 'self' } ],
+    }";
+    let package = package();
+    for request_comes_first in [true, false] {
+        let mut builder = RealmBuilder::new();
+        let child = builder.add_child_from_manifest("escrow", MANIFEST, package.path()).unwrap();
+        let lifecycle = Capability::protocol::<fvirtualization::GuestLifecycleMarker>();
+        builder.add_route(&lifecycle, &child, &[Ref::Parent]).unwrap();
+        let realm = builder.build().unwrap();
+        let manager = realm.manager();
+        let id = manager.tree().find(&"escrow".parse().unwrap()).unwrap();
+        if !request_comes_first {
+            // Nobody asks for anything, so what it left stays where it is, and it stopped.
+            manager.start(id).unwrap();
+            let end = manager.on_stopped(id).unwrap().await.unwrap();
+            assert_eq!((end.status, end.exit_code), (zx::Status::OK, Some(0)));
+            fasync::Timer::new(zx::Duration::from_millis(50)).await;
+            assert_eq!(manager.state(id), ExecutionState::Stopped);
+        }
+        // The first run takes no request, so that it is the second one that answers, with the dictionary of the first.
+        let lifecycle = realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
+        pid_of(&lifecycle).await.unwrap();
+        assert_eq!(manager.state(id), ExecutionState::Running);
+        realm.destroy().await;
+    }
 }
 
 /// A realm whose child `parent` has collections and gives the test its own Realm.

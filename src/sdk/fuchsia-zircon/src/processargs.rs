@@ -28,6 +28,8 @@ pub enum HandleType {
     Lifecycle = 0x3a,
     /// `PA_DIRECTORY_REQUEST`: the server end of its outgoing directory.
     DirectoryRequest = 0x3b,
+    /// `PA_ESCROWED_DICTIONARY`: the dictionary that an earlier run left with the component manager, by token.
+    EscrowedDictionary = 0x3c,
     /// `PA_RESOURCE`: a kernel resource.
     Resource = 0x3f,
     /// `PA_CLOCK_UTC`: the UTC clock.

@@ -129,6 +129,8 @@ pub(super) struct Execution {
     numbered_handles: Vec<fprocess::HandleInfo>,
     /// The outgoing directory that this run gave back unserved.
     escrowed: Option<ServerEnd<fio::DirectoryMarker>>,
+    /// The dictionary, by token, that this run or an earlier one left for the next.
+    dictionary: Option<zx::EventPair>,
     /// The outgoing directory of the next run, with the requests that came since this one was told to stop, or gave its own back.
     next: Option<(fio::DirectoryProxy, Rc<zx::Channel>)>,
     /// Waits for a request in `next`.
@@ -223,7 +225,7 @@ impl Manager {
         let resolved = self.resolve(id)?;
         let Some(program) = &resolved.decl.program else { return Err(StartError::NoProgram) };
         let moniker = self.moniker(id);
-        let (outgoing, outgoing_server, numbered_handles) = {
+        let (outgoing, outgoing_server, numbered_handles, dictionary) = {
             let mut executions = self.executions_mut();
             let execution = executions.entry(id).or_default();
             // Its hold on the channel goes first.
@@ -233,7 +235,8 @@ impl Manager {
                 Ok(channel) => (proxy, ServerEnd::new(channel)),
                 Err(_) => create_proxy::<fio::DirectoryMarker>(),
             };
-            (proxy, server, std::mem::take(&mut execution.numbered_handles))
+            let handles = std::mem::take(&mut execution.numbered_handles);
+            (proxy, server, handles, execution.dictionary.take())
         };
         let (controller, controller_server) = create_proxy::<fcrunner::ComponentControllerMarker>();
         let number = self.inner.next_run.get();
@@ -254,6 +257,7 @@ impl Manager {
         );
         let info = fcrunner::ComponentStartInfo {
             encoded_config: self.encoded_config(id, &resolved)?,
+            escrowed_dictionary_handle: dictionary,
             ..info
         };
         // The run is noted before the runner hears of it, so that a runner that is started for it sees it running.
@@ -356,6 +360,8 @@ impl Manager {
                         let Some(manager) = manager.upgrade() else { return };
                         if let Some(execution) = manager.executions_mut().get_mut(&id) {
                             execution.escrowed = payload.outgoing_dir.or(execution.escrowed.take());
+                            execution.dictionary =
+                                payload.escrowed_dictionary_handle.or(execution.dictionary.take());
                         }
                     }
                     Ok(_) => {}

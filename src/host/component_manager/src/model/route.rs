@@ -81,8 +81,10 @@ pub enum RouteError {
         /// The component.
         moniker: Moniker,
     },
-    /// A kind that this component manager does not route.
-    #[error("A {0} cannot be routed by this component manager")]
+    /// A kind that this component manager does not route, or a source that it does not know for this kind.
+    #[error(
+        "A {0} cannot be routed from there by this component manager; it routes protocols, directories, storage, runners and configuration"
+    )]
     Unsupported(CapabilityType),
     /// A route without an end.
     #[error("The route has more than {MAX_STEPS} steps")]
@@ -317,6 +319,7 @@ impl<'a> Step<'a> {
     /// From `id`, whose manifest says that the capability comes from `source`.
     fn follow(&mut self, id: InstanceId, source: &Source) -> Result<End, RouteError> {
         self.left = self.left.checked_sub(1).ok_or(RouteError::TooLong)?;
+        self.check_kind()?;
         match source {
             Source::Parent => self.offered_to(id),
             Source::Itself => self.declared_by(id),
@@ -364,7 +367,23 @@ impl<'a> Step<'a> {
         self.follow(parent, &offer.source)
     }
 
+    /// Fails for what is not routed at all, rather than somewhere on the way.
+    fn check_kind(&self) -> Result<(), RouteError> {
+        match self.kind {
+            CapabilityType::Protocol
+            | CapabilityType::Directory
+            | CapabilityType::Storage
+            | CapabilityType::Runner
+            | CapabilityType::Config => Ok(()),
+            CapabilityType::Service
+            | CapabilityType::Resolver
+            | CapabilityType::Dictionary
+            | CapabilityType::EventStream => Err(RouteError::Unsupported(self.kind)),
+        }
+    }
+
     fn exposed_by(&mut self, id: InstanceId) -> Result<End, RouteError> {
+        self.check_kind()?;
         let resolved = self.tree.resolve(id)?;
         let expose = resolved
             .decl

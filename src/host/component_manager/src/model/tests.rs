@@ -225,3 +225,21 @@ fn an_unresolvable_child_says_which_and_why() {
     let error = tree.route_expose(root, CapabilityType::Protocol, &name("p")).unwrap_err();
     assert!(error.to_string().starts_with("x (fuchsia-pkg://fuchsia.com/test#missing)"), "{error}");
 }
+
+#[test]
+fn what_is_not_routed_at_all_says_so() {
+    for (text, kind) in [
+        ("service: 's'", CapabilityType::Service),
+        ("dictionary: 'd'", CapabilityType::Dictionary),
+        ("event_stream: 'started', from: 'parent'", CapabilityType::EventStream),
+    ] {
+        let user: &'static str = format!("{{ use: [ {{ {text} }} ] }}").leak();
+        let mut tree =
+            tree(&[("root", "{ children: [ { name: 'user', url: '#user' } ] }"), ("user", user)]);
+        let id = find(&mut tree, "user");
+        let used = use_of(&mut tree, id, 0);
+        let error = tree.route_use(id, &used).unwrap_err();
+        assert!(matches!(error, RouteError::Unsupported(found) if found == kind), "{error}");
+        assert!(error.to_string().starts_with(&format!("A {kind} cannot be routed")), "{error}");
+    }
+}

@@ -1,7 +1,7 @@
 //! The ELF runner: a process for each component, in a job of its own.
 //!
 //! The program section says `binary` (a path in `/pkg`), `args`, `environ` and `lifecycle.stop_event`. With `notify` the process gets
-//! `PA_LIFECYCLE` and is asked to stop; without, Stop kills it.
+//! `PA_LIFECYCLE`, is asked to stop, and may leave things for its next run by `OnEscrow`; without, Stop kills it.
 
 use super::{Runner, strings};
 use crate::moniker::Moniker;
@@ -16,8 +16,8 @@ use fidl_fuchsia_process_lifecycle as flifecycle;
 use fuchsia_async as fasync;
 use fuchsia_zircon::processargs::{HandleInfo, HandleType};
 use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased, Task};
-use futures::StreamExt;
 use futures::future::{Either, select};
+use futures::{FutureExt, Stream, StreamExt};
 use std::path::PathBuf;
 use vfs::execution_scope::ExecutionScope;
 
@@ -155,6 +155,12 @@ impl Program {
                     .into_handle(),
             );
         }
+        if let Some(dictionary) = info.escrowed_dictionary_handle {
+            handles.push((
+                HandleInfo::from(HandleType::EscrowedDictionary).as_raw(),
+                dictionary.into_handle(),
+            ));
+        }
         for handle in info.numbered_handles.unwrap_or_default() {
             handles.push((handle.id, handle.handle));
         }
@@ -197,10 +203,40 @@ impl Drop for Running {
     }
 }
 
+/// What a program says that it leaves for its next run.
+fn escrows(
+    lifecycle: Option<&flifecycle::LifecycleProxy>,
+) -> impl Stream<Item = flifecycle::LifecycleOnEscrowRequest> + Unpin + use<> {
+    let events = lifecycle.map(|lifecycle| lifecycle.take_event_stream());
+    // A program that has closed its end says no more.
+    futures::stream::iter(events).flatten().filter_map(|event| {
+        std::future::ready(match event {
+            Ok(flifecycle::LifecycleEvent::OnEscrow { payload }) => Some(payload),
+            Err(_) => None,
+        })
+    })
+}
+
+/// Passes it on to the component manager.
+fn escrow(
+    control: &fcrunner::ComponentControllerControlHandle,
+    payload: flifecycle::LifecycleOnEscrowRequest,
+) {
+    let payload = fcrunner::ComponentControllerOnEscrowRequest {
+        outgoing_dir: payload.outgoing_dir,
+        escrowed_dictionary_handle: payload.escrowed_dictionary_handle,
+        ..Default::default()
+    };
+    // A component manager that is gone keeps nothing.
+    let _gone = control.send_on_escrow(payload);
+}
+
 /// What happened next.
 enum Step {
     Exited,
     Asked(fcrunner::ComponentControllerRequest),
+    /// The process leaves things for its next run.
+    Escrowed(flifecycle::LifecycleOnEscrowRequest),
     /// The component manager has dropped its end: the component has no owner.
     Abandoned,
 }
@@ -211,18 +247,24 @@ impl Running {
         let mut requests = controller.into_stream();
         let control = requests.control_handle();
         self.publish(&control);
+        let mut escrows = escrows(self.lifecycle.as_ref()).fuse();
         let mut asked = false;
         loop {
             let step = {
                 let exited = fasync::OnSignals::new(&self.process, zx::Signals::PROCESS_TERMINATED);
-                match select(exited, requests.next()).await {
+                let told = select(escrows.select_next_some(), requests.next());
+                match select(exited, told).await {
                     Either::Left(_) => Step::Exited,
-                    Either::Right((Some(Ok(request)), _)) => Step::Asked(request),
-                    Either::Right((Some(Err(_)) | None, _)) => Step::Abandoned,
+                    Either::Right((Either::Left((payload, _)), _)) => Step::Escrowed(payload),
+                    Either::Right((Either::Right((Some(Ok(request)), _)), _)) => {
+                        Step::Asked(request)
+                    }
+                    Either::Right((Either::Right((Some(Err(_)) | None, _)), _)) => Step::Abandoned,
                 }
             };
             match step {
                 Step::Exited => break,
+                Step::Escrowed(payload) => escrow(&control, payload),
                 Step::Asked(fcrunner::ComponentControllerRequest::Stop { .. }) => {
                     asked = true;
                     let told =
@@ -242,6 +284,10 @@ impl Running {
                     return;
                 }
             }
+        }
+        // What it said last is still in its channel.
+        while let Some(Some(payload)) = escrows.next().now_or_never() {
+            escrow(&control, payload);
         }
         self.kill();
         let code = self.process.info().ok().map(|info| info.return_code);

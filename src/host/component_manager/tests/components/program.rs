@@ -1,6 +1,6 @@
 //! Which component the program is.
 
-use crate::{echo, runner};
+use crate::{echo, escrow, runner};
 use component_manager::daemon;
 use component_manager::resolver::Embedded;
 use component_manager::runtime_directory::RuntimeDirectory;
@@ -23,6 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let name = Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match name {
         "echo" => fasync::LocalExecutor::new().run_singlethreaded(echo::run()),
+        "escrow" => fasync::LocalExecutor::new().run_singlethreaded(escrow::run()),
         "runner" => fasync::LocalExecutor::new().run_singlethreaded(runner::run()),
         "crash" => {
             eprintln!("ERROR about to end");

@@ -1,6 +1,8 @@
 //! What the tests of the whole program share: a user of their own, with packages, processes and sessions.
 #![allow(dead_code, reason = "every test file is a crate of its own and uses its part")]
 
+pub(crate) mod terminal;
+
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -86,6 +88,16 @@ impl User {
         command
     }
 
+    /// A command of `guest` behind another program, such as one that sets limits.
+    pub(crate) fn wrapped(&self, mut wrapper: Command, words: &[&str]) -> Command {
+        let command = self.command(words);
+        wrapper.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            wrapper.env(name, value.unwrap_or_default());
+        }
+        wrapper
+    }
+
     pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(words).stdin(Stdio::null()).output().unwrap()
     }
@@ -164,7 +176,7 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
 pub(crate) struct ProcessEntry {
     pub(crate) pid: u32,
     pub(crate) parent: u32,
-    words: Vec<String>,
+    pub(crate) words: Vec<String>,
 }
 
 pub(crate) fn every_process() -> Vec<ProcessEntry> {
@@ -186,16 +198,28 @@ pub(crate) fn process(pid: u32) -> Option<ProcessEntry> {
 /// A session with a guest through pipes, as a script has it.
 pub(crate) struct Session {
     pub(crate) child: Child,
-    output: ChildStdout,
+    pub(crate) output: ChildStdout,
+    errors: Option<thread::JoinHandle<String>>,
     seen: String,
 }
 
 impl Session {
     pub(crate) fn new(user: &User, words: &[&str]) -> Self {
-        let mut command = user.command(words);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::with_command(user.command(words))
+    }
+
+    pub(crate) fn with_command(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let output = child.stdout.take().unwrap();
-        Self { child, output, seen: String::new() }
+        let mut errors = child.stderr.take().unwrap();
+        // Read all the time, so that the command never waits for it to be.
+        let errors = thread::spawn(move || {
+            let mut text = String::new();
+            errors.read_to_string(&mut text).unwrap();
+            text
+        });
+        Self { child, output, errors: Some(errors), seen: String::new() }
     }
 
     /// Reads until `text` has come, and forgets what was before its end.
@@ -220,9 +244,18 @@ impl Session {
     }
 
     /// Reads to the end and returns the exit code.
-    pub(crate) fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(self) -> Option<i32> {
+        self.end_with_text().0
+    }
+
+    /// Reads to the end and returns the exit code, and what was said on standard error and since then on standard output.
+    pub(crate) fn end_with_text(mut self) -> (Option<i32>, String) {
         let mut rest = Vec::new();
         self.output.read_to_end(&mut rest).unwrap();
-        self.child.wait().unwrap().code()
+        let code = self.child.wait().unwrap().code();
+        let mut text = self.errors.take().unwrap().join().unwrap();
+        text.push_str(&self.seen);
+        text.push_str(&String::from_utf8_lossy(&rest));
+        (code, text)
     }
 }

@@ -23,6 +23,9 @@ use tracing::{error, info, warn};
 /// How long the devices of a guest that has ended may take to let go of its disks.
 const LAST_BREATH: zx::Duration = zx::Duration::from_seconds(1);
 
+/// How long a VMM without a guest is kept for the next launch. With it goes the last reason for the component manager to stay.
+const VMM_KEPT: zx::Duration = zx::Duration::from_seconds(5);
+
 /// What happens to the manager.
 #[derive(Debug)]
 enum Event {
@@ -36,12 +39,16 @@ enum Event {
     Ended { connection: u64, error: Option<fvirt::GuestError> },
     /// The VMM went away.
     VmmTerminated { connection: u64 },
+    /// The VMM has had no guest for a while.
+    VmmUnused { connection: u64 },
 }
 
 /// A connection to a VMM, numbered so that news of an earlier one is told from this one's.
 struct Vmm {
     connection: u64,
     lifecycle: fvirt::GuestLifecycleProxy,
+    /// Waits for the VMM's end. The connection is gone only when this is, too.
+    _watch: fasync::Task<()>,
 }
 
 /// The component's state.
@@ -52,6 +59,8 @@ pub(crate) struct GuestManager<E> {
     storage: Option<termina::Storage>,
     state: State<fvirt::GuestManagerForceShutdownResponder>,
     vmm: Option<Vmm>,
+    /// Tells when the VMM has been without a guest for long.
+    unused: Option<fasync::Task<()>>,
     connections: u64,
     launching: Option<fvirt::GuestManagerLaunchResponder>,
     pressure: Option<fasync::Task<()>>,
@@ -106,6 +115,7 @@ impl<E: Environment + 'static> GuestManager<E> {
             storage,
             state: State::Idle(Idle::NotStarted),
             vmm: None,
+            unused: None,
             connections: 0,
             launching: None,
             pressure: None,
@@ -135,7 +145,16 @@ impl<E: Environment + 'static> GuestManager<E> {
                 Event::VmmTerminated { connection } if self.is_current(connection) => {
                     self.vmm_terminated();
                 }
-                Event::Created { .. } | Event::Ended { .. } | Event::VmmTerminated { .. } => {}
+                Event::VmmUnused { connection } if self.is_current(connection) => {
+                    if matches!(self.state, State::Idle(_)) {
+                        // Closing the connection ends the VMM.
+                        self.vmm = None;
+                    }
+                }
+                Event::Created { .. }
+                | Event::Ended { .. }
+                | Event::VmmTerminated { .. }
+                | Event::VmmUnused { .. } => {}
             }
         }
     }
@@ -173,6 +192,7 @@ impl<E: Environment + 'static> GuestManager<E> {
         user: fvirt::GuestConfig,
         controller: ServerEnd<fvirt::GuestMarker>,
     ) -> Result<(), fvirt::GuestManagerError> {
+        self.unused = None;
         let idle = match self.take_state() {
             State::Idle(idle) => idle,
             started => {
@@ -189,6 +209,7 @@ impl<E: Environment + 'static> GuestManager<E> {
             }
             Err(error) => {
                 self.state = State::Idle(idle);
+                self.keep_vmm_for_a_while();
                 Err(error)
             }
         }
@@ -266,13 +287,12 @@ impl<E: Environment + 'static> GuestManager<E> {
         self.connections += 1;
         let connection = self.connections;
         let (watched, sender) = (lifecycle.clone(), self.sender.clone());
-        fasync::Task::local(async move {
+        let watch = fasync::Task::local(async move {
             // Closed or unwaitable: either way nothing more comes from this VMM.
             let _closed = watched.on_closed().await;
             let _manager_gone = sender.unbounded_send(Event::VmmTerminated { connection });
-        })
-        .detach();
-        self.vmm = Some(Vmm { connection, lifecycle: lifecycle.clone() });
+        });
+        self.vmm = Some(Vmm { connection, lifecycle: lifecycle.clone(), _watch: watch });
         Ok((connection, lifecycle))
     }
 
@@ -329,6 +349,9 @@ impl<E: Environment + 'static> GuestManager<E> {
             }
             (state @ (State::Idle(_) | State::Running(_)), _) => state,
         };
+        if matches!(self.state, State::Idle(_)) {
+            self.keep_vmm_for_a_while();
+        }
         if let Some(responder) = launching {
             drop(responder.send(reply));
         }
@@ -365,6 +388,17 @@ impl<E: Environment + 'static> GuestManager<E> {
             }
             state @ (State::Idle(_) | State::Starting(_)) => state,
         };
+        self.keep_vmm_for_a_while();
+    }
+
+    /// Lets go of the VMM after a while, unless there is a launch before.
+    fn keep_vmm_for_a_while(&mut self) {
+        let Some(connection) = self.vmm.as_ref().map(|vmm| vmm.connection) else { return };
+        let sender = self.sender.clone();
+        self.unused = Some(fasync::Task::local(async move {
+            fasync::Timer::new(zx::Time::after(VMM_KEPT)).await;
+            let _manager_gone = sender.unbounded_send(Event::VmmUnused { connection });
+        }));
     }
 
     fn vmm_terminated(&mut self) {

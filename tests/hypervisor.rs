@@ -1,5 +1,6 @@
-//! The hypervisor suite: the system calls on guests and vCPUs, with guests of a few instructions.
-#![cfg(target_os = "linux")]
+//! The hypervisor suite: the system calls on guests and vCPUs, with guests of a few instructions. It needs no more than
+//! those calls, and so holds for Fuchsia's kernel as well as for ours on Linux.
+#![cfg(target_arch = "x86_64")]
 
 use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _};
 use std::sync::mpsc;
@@ -13,6 +14,25 @@ const TRAP: u64 = 0x40_0000;
 const IO_PORT: u16 = 0x80;
 const PAGE: usize = 4096;
 
+/// What allows to make guests, and memory executable.
+#[cfg(target_os = "linux")]
+fn resources() -> (zx::Resource, zx::Resource) {
+    let resource = |base| zx::linux::system_resource(base).unwrap();
+    (resource(zx::sys::ZX_RSRC_SYSTEM_HYPERVISOR_BASE), resource(zx::sys::ZX_RSRC_SYSTEM_VMEX_BASE))
+}
+
+/// What allows to make guests, and memory executable.
+#[cfg(target_os = "fuchsia")]
+fn resources() -> (zx::Resource, zx::Resource) {
+    use fidl_fuchsia_kernel::{HypervisorResourceMarker, VmexResourceMarker};
+    use fuchsia_component::client::connect_to_protocol;
+    fuchsia_async::LocalExecutor::new().run_singlethreaded(async {
+        let hypervisor = connect_to_protocol::<HypervisorResourceMarker>().unwrap();
+        let vmex = connect_to_protocol::<VmexResourceMarker>().unwrap();
+        (hypervisor.get().await.unwrap(), vmex.get().await.unwrap())
+    })
+}
+
 /// A guest with memory, page tables that map the first 6 MiB to themselves, and code at [`ENTRY`].
 struct TestGuest {
     guest: zx::Guest,
@@ -22,12 +42,9 @@ struct TestGuest {
 
 impl TestGuest {
     fn new(code: &[u8]) -> Self {
-        let resource = |base| zx::linux::system_resource(base).unwrap();
-        let hypervisor = resource(zx::sys::ZX_RSRC_SYSTEM_HYPERVISOR_BASE);
+        let (hypervisor, vmex) = resources();
         let (guest, address_space) = zx::Guest::create(&hypervisor).unwrap();
-        let memory = zx::Vmo::create(RAM).unwrap();
-        let memory =
-            memory.replace_as_executable(&resource(zx::sys::ZX_RSRC_SYSTEM_VMEX_BASE)).unwrap();
+        let memory = zx::Vmo::create(RAM).unwrap().replace_as_executable(&vmex).unwrap();
         memory.write(&0x1003u64.to_le_bytes(), 0).unwrap();
         memory.write(&0x2003u64.to_le_bytes(), 0x1000).unwrap();
         for page in 0..3u64 {

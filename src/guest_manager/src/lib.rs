@@ -101,5 +101,5 @@ async fn stop_requested() {
             return;
         }
     }
-    futures::future::pending().await
+    futures::future::pending::<()>().await;
 }

@@ -1,6 +1,8 @@
 //! Making a process of a checked start info.
 
 use super::StartError;
+use super::loader::load_executable;
+use super::process::{NewProcess, system_launcher};
 use super::start_info::StartInfo;
 use fidl::endpoints::{ClientEnd, ServerEnd, create_endpoints, create_proxy};
 use fidl_fuchsia_io as fio;
@@ -8,7 +10,7 @@ use fidl_fuchsia_mem as fmem;
 use fidl_fuchsia_process_lifecycle as flifecycle;
 use fuchsia_async as fasync;
 use fuchsia_zircon::processargs::{HandleInfo, HandleType};
-use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _, ProcessBuilder, Task as _};
+use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _, Task as _};
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use tracing::warn;
 use vfs::directory::simple;
@@ -54,69 +56,60 @@ impl Launch for ProcessLauncher {
         if let Some(server) = info.runtime_dir.take() {
             serve_runtime_dir(&info, server);
         }
-        let executable = load_executable(&mut info).await?;
+        let package = clone_package(&mut info)?;
+        let executable = load_executable(&package, &info.binary)
+            .await
+            .map_err(|status| spawn_error(&info.binary, status))?;
         let job =
             zx::Job::default_job().create_child_job().map_err(StartError::ResourceUnavailable)?;
-        let mut builder = ProcessBuilder::new(&info.url, &job, executable);
-        builder.add_argument(&info.binary);
-        for argument in &info.args {
-            builder.add_argument(argument);
-        }
-        for variable in &info.environ {
-            builder.add_environment_variable(variable);
-        }
-        for (path, directory) in info.namespace {
-            builder.add_namespace_entry(&path, directory.into_channel());
-        }
-        for numbered in info.numbered_handles {
-            builder.add_raw_handle(numbered.id, numbered.handle);
-        }
+        let mut handles: Vec<(u32, zx::Handle)> =
+            info.numbered_handles.into_iter().map(|info| (info.id, info.handle)).collect();
+        let mut add = |handle_type: HandleType, handle: zx::Handle| {
+            handles.push((HandleInfo::from(handle_type).as_raw(), handle));
+        };
         if let Some(outgoing) = info.outgoing_dir {
-            add(&mut builder, HandleType::DirectoryRequest, outgoing.into_channel());
+            add(HandleType::DirectoryRequest, outgoing.into_channel().into());
         }
         if let Some(config) = info.encoded_config {
-            add(&mut builder, HandleType::ComponentConfigVmo, config_vmo(config)?);
+            add(HandleType::ComponentConfigVmo, config_vmo(config)?.into());
         }
         let lifecycle = info.notify_on_stop.then(|| {
             let (proxy, server) = create_proxy::<flifecycle::LifecycleMarker>();
-            add(&mut builder, HandleType::Lifecycle, server.into_channel());
+            add(HandleType::Lifecycle, server.into_channel().into());
             proxy
         });
-        let process = builder.spawn().map_err(|status| spawn_error(&info.binary, status))?;
+        let process = NewProcess {
+            binary: info.binary.clone(),
+            executable,
+            package,
+            arguments: info.args,
+            environment: info.environ,
+            namespace: info.namespace,
+            handles,
+        };
+        let process = process
+            .start(&job, system_launcher().as_ref())
+            .await
+            .map_err(|status| spawn_error(&info.binary, status))?;
         Ok(ProcessComponent { job, process, lifecycle })
     }
 }
 
-fn add(builder: &mut ProcessBuilder, handle_type: HandleType, handle: impl Into<zx::Handle>) {
-    builder.add_handle(HandleInfo::from(handle_type), handle.into());
-}
-
-/// The program as memory that can be executed, read through the package directory of the component's own namespace.
-async fn load_executable(info: &mut StartInfo) -> Result<zx::Vmo, StartError> {
-    let unusable = |reason: String| StartError::CannotStart { binary: info.binary.clone(), reason };
+/// The package directory of the component's own namespace. The component gets the directory too, so it is cloned.
+fn clone_package(info: &mut StartInfo) -> Result<fio::DirectoryProxy, StartError> {
     let (_, package) = info
         .namespace
         .iter_mut()
         .find(|(path, _)| path == "/pkg")
         .ok_or_else(|| StartError::InvalidArguments("the namespace has no /pkg".to_owned()))?;
-    // The component gets the directory too, so it is cloned.
     let directory =
         std::mem::replace(package, ClientEnd::new(zx::Handle::invalid().into())).into_proxy();
     let (clone, server) = create_endpoints::<fio::DirectoryMarker>();
-    directory.clone(ServerEnd::new(server.into_channel())).map_err(|e| unusable(e.to_string()))?;
+    directory.clone(ServerEnd::new(server.into_channel())).map_err(|e| {
+        StartError::CannotStart { binary: info.binary.clone(), reason: e.to_string() }
+    })?;
     *package = clone;
-    let (file, server) = create_proxy::<fio::FileMarker>();
-    let flags = fio::PERM_READABLE | fio::PERM_EXECUTABLE | fio::Flags::PROTOCOL_FILE;
-    directory
-        .open(&info.binary, flags, &fio::Options::default(), server.into_channel())
-        .map_err(|e| unusable(e.to_string()))?;
-    let memory = fio::VmoFlags::READ | fio::VmoFlags::EXECUTE | fio::VmoFlags::PRIVATE_CLONE;
-    match file.get_backing_memory(memory).await {
-        Ok(Ok(vmo)) => Ok(vmo),
-        Ok(Err(raw)) => Err(unusable(zx::Status::from_raw(raw).to_string())),
-        Err(fidl::Error::ClientChannelClosed { status, .. }) => Err(unusable(status.to_string())),
-        Err(e) => Err(unusable(e.to_string())),
-    }
+    Ok(directory)
 }
 
 /// What the system lacks is not the program's fault.

@@ -5,6 +5,8 @@
 
 mod controller;
 mod launch;
+mod loader;
+mod process;
 mod start_info;
 
 use controller::Controller;

@@ -16,8 +16,8 @@ use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonErr
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::{
-    MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSingleStep,
-    MultiThreadSingleStepOps,
+    MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSchedulerLocking,
+    MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, SwBreakpoint, SwBreakpointOps,
@@ -79,7 +79,8 @@ where
     if !guest.debugger.attach(sender) {
         return Err(Error::BadState("a debugger is attached already"));
     }
-    let mut session = Session { guest: Arc::clone(guest), events, steps: HashMap::new() };
+    let mut session =
+        Session { guest: Arc::clone(guest), events, steps: HashMap::new(), locked: false };
     session.stop_all();
     let result = GdbStub::new(connection).run_blocking::<EventLoop<C>>(&mut session);
     drop(session);
@@ -98,6 +99,8 @@ struct Session {
     events: Receiver<StopEvent>,
     /// vCPUs that the next resume steps.
     steps: HashMap<u32, bool>,
+    /// The next resume is for those only, the other vCPUs stay: how GDB steps over a breakpoint.
+    locked: bool,
 }
 
 impl Session {
@@ -276,13 +279,18 @@ impl MultiThreadResume for Session {
         // Stops that nobody asked about yet belong to the time before.
         while self.events.try_recv().is_ok() {}
         for vcpu in self.vcpus() {
-            vcpu.debug_resume(self.steps.get(&vcpu.id()).copied().unwrap_or(false));
+            match self.steps.get(&vcpu.id()) {
+                Some(&step) => vcpu.debug_resume(step),
+                None if self.locked => {}
+                None => vcpu.debug_resume(false),
+            }
         }
         Ok(())
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), &'static str> {
         self.steps.clear();
+        self.locked = false;
         Ok(())
     }
 
@@ -297,6 +305,17 @@ impl MultiThreadResume for Session {
 
     fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
         Some(self)
+    }
+
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSchedulerLocking for Session {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), &'static str> {
+        self.locked = true;
+        Ok(())
     }
 }
 

@@ -42,6 +42,11 @@ impl VcpuHandles {
         Self((0..count).map(|_| OnceLock::new()).collect())
     }
 
+    /// What a running vCPU did so far; `None` where the system does not count, or nothing runs.
+    pub fn stats(&self, cpu: u32) -> Option<zx::VcpuStats> {
+        self.get(cpu)?.stats().ok()
+    }
+
     fn get(&self, cpu: u32) -> Option<&zx::Vcpu> {
         self.0.get(cpu as usize)?.get()
     }
@@ -228,6 +233,9 @@ impl VcpuThreads {
 
     /// The vCPU left the guest for good.
     fn left(&self, cpu: u32, status: zx::Status) {
+        if let Some(stats) = self.context.handles.stats(cpu) {
+            tracing::debug!(cpu, ?stats, "vCPU left the guest");
+        }
         let ending = &self.context.ending;
         match status {
             // This vCPU is off, the others go on.

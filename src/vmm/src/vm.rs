@@ -126,6 +126,11 @@ impl VmBuilder {
         &self.memory
     }
 
+    /// The guest, for those who attach to it: devices and debuggers.
+    pub fn guest(&self) -> &zx::Guest {
+        &self.guest
+    }
+
     /// Where RAM lies.
     pub fn layout(&self) -> &MemoryLayout {
         &self.layout
@@ -312,6 +317,11 @@ impl Vm {
         });
         self.threads.start(self.entry);
         outcome
+    }
+
+    /// What a vCPU did so far; `None` where the system does not count, or before it runs.
+    pub fn vcpu_stats(&self, cpu: u32) -> Option<zx::VcpuStats> {
+        self.threads.context().handles.stats(cpu)
     }
 
     /// Ends the machine with `outcome`, unless it is ending already.

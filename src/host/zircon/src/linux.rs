@@ -7,6 +7,7 @@ pub use crate::status::Status;
 pub use crate::task::{
     Program, STARTUP_FD_VARIABLE, SpawnOptions, StartupHandles, spawn, take_startup_handles,
 };
+pub use hypervisor::VcpuStats;
 
 use crate::channel::Channel;
 use crate::handle_table::{get, insert};
@@ -19,6 +20,7 @@ use crate::vmo::Vmo;
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
+use std::os::unix::net::UnixStream;
 
 /// A handle to the root VMAR of this process.
 pub fn vmar_root_self() -> Result<zx_handle_t> {
@@ -104,6 +106,26 @@ pub fn duplicate_fd(handle: zx_handle_t) -> Result<OwnedFd> {
 /// Where a VMO begins in the file that [`duplicate_fd`] gives, in bytes; not 0 for slices only.
 pub fn vmo_file_offset(handle: zx_handle_t) -> Result<u64> {
     Ok(get(handle)?.vmo()?.file_offset())
+}
+
+/// What a vCPU of this process did so far; from any thread. The handle needs `ZX_RIGHT_READ`.
+pub fn vcpu_stats(vcpu: zx_handle_t) -> Result<VcpuStats> {
+    let held = get(vcpu)?;
+    held.require(ZX_RIGHT_READ)?;
+    Ok(held.vcpu()?.stats())
+}
+
+/// Serves GDB's remote protocol for a guest of this process until GDB detaches or goes away. The handle needs
+/// `ZX_RIGHT_MANAGE_PROCESS`.
+///
+/// Errors: `ZX_ERR_BAD_STATE` if another debugger is attached, `ZX_ERR_NOT_SUPPORTED` for a guest of another process.
+pub fn debug_guest(guest: zx_handle_t, connection: UnixStream) -> Result<()> {
+    let held = get(guest)?;
+    held.require(ZX_RIGHT_MANAGE_PROCESS)?;
+    let guest = std::sync::Arc::clone(held.guest()?.own()?);
+    // GDB may stay long, and the handle be closed meanwhile.
+    drop(held);
+    Ok(hypervisor::gdb::serve_unix(&guest, connection)?)
 }
 
 /// Handles that this process has, for leak checks.

@@ -53,7 +53,7 @@ pub use system::{
 pub use task::{Job, Process, ProcessInfo, Task, Thread};
 pub use time::{Duration, DurationNum, MonotonicDuration, MonotonicInstant, Time};
 pub use timer::Timer;
-pub use vcpu::{Vcpu, VcpuState};
+pub use vcpu::{Vcpu, VcpuState, VcpuStats};
 pub use vmar::{Vmar, VmarFlags, VmarFlagsExtended};
 pub use vmo::{Vmo, VmoChildOptions, VmoOp, VmoOptions};
 pub use wait::{WaitItem, object_wait_many};

@@ -1,8 +1,9 @@
 //! What only Linux has: handles made from file descriptors. For those that stand in for Fuchsia's own components (the
 //! component manager, the command line), and for nothing above them.
 
-use crate::{Channel, Handle, Resource, Rights, Socket, Status, Vmo, sys};
+use crate::{AsHandleRef as _, Channel, Guest, Handle, Resource, Rights, Socket, Status, Vmo, sys};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 fn owned<H: From<Handle>>(raw: Result<sys::zx_handle_t, sys::linux::Status>) -> Result<H, Status> {
     let raw = raw.map_err(|status| Status::from_raw(status.0))?;
@@ -40,4 +41,13 @@ pub fn vmo_from_file(fd: OwnedFd, rights: Rights) -> Result<Vmo, Status> {
 /// `NO_RESOURCES`.
 pub fn system_resource(base: u64) -> Result<Resource, Status> {
     owned(sys::linux::system_resource(base))
+}
+
+/// Serves GDB's remote protocol for a guest of this process until GDB detaches or goes away.
+///
+/// # Errors
+/// `BAD_STATE` if another debugger is attached, `ACCESS_DENIED`, `NOT_SUPPORTED` for a guest of another process.
+pub fn debug_guest(guest: &Guest, connection: UnixStream) -> Result<(), Status> {
+    sys::linux::debug_guest(guest.raw_handle(), connection)
+        .map_err(|status| Status::from_raw(status.0))
 }

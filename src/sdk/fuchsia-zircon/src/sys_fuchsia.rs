@@ -1,6 +1,6 @@
 //! What a process starts with and how it starts others, on Fuchsia: libc's and fdio's part.
 
-use super::ProcessStart;
+use super::{ProcessStart, VcpuStats};
 use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t, zx_status_t};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -177,4 +177,12 @@ pub fn start_process(start: ProcessStart) -> Result<zx_handle_t, zx_status_t> {
         )
     };
     if status == 0 { Ok(process) } else { Err(status) }
+}
+
+/// A vCPU's counters. Zircon does not count by vCPU.
+///
+/// # Errors
+/// Always `ZX_ERR_NOT_SUPPORTED`.
+pub fn vcpu_stats(_vcpu: zx_handle_t) -> Result<VcpuStats, zx_status_t> {
+    Err(fuchsia_zircon_types::ZX_ERR_NOT_SUPPORTED)
 }

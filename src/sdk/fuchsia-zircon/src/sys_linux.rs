@@ -1,6 +1,6 @@
 //! What a process starts with and how it starts others, on Linux.
 
-use super::ProcessStart;
+use super::{ProcessStart, VcpuStats};
 use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t, zx_status_t};
 use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
@@ -102,4 +102,31 @@ pub fn start_process(start: ProcessStart) -> Result<zx_handle_t, zx_status_t> {
         job: start.job,
     })
     .map_err(|status| status.0)
+}
+
+/// A vCPU's counters.
+///
+/// # Errors
+/// Those of [`zircon::linux::vcpu_stats`].
+pub fn vcpu_stats(vcpu: zx_handle_t) -> Result<VcpuStats, zx_status_t> {
+    let stats = zircon::linux::vcpu_stats(vcpu).map_err(|status| status.0)?;
+    Ok(VcpuStats {
+        mem_exits: stats.mem_exits,
+        io_exits: stats.io_exits,
+        ipi_exits: stats.ipi_exits,
+        kicks: stats.kicks,
+        bells: stats.bells,
+        open_bus: stats.open_bus,
+        exceptions: stats.exceptions,
+        interrupts: stats.interrupts,
+        halts: stats.halts,
+        timer_expirations: stats.timer_expirations,
+        interpreted: stats.interpreted,
+        translated_exits: stats.translated_exits,
+        blocks: stats.blocks,
+        cache_flushes: stats.cache_flushes,
+        tlb_fills: stats.tlb_fills,
+        tlb_flushes: stats.tlb_flushes,
+        unknown_msrs: stats.unknown_msrs,
+    })
 }

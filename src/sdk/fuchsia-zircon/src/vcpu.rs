@@ -10,6 +10,8 @@ impl_handle_based!(Vcpu);
 /// A vCPU's general registers, as the host's architecture has them.
 pub type VcpuState = sys::zx_vcpu_state_t;
 
+pub use sys::VcpuStats;
+
 impl Vcpu {
     /// A vCPU whose first instruction is at `entry`; this thread alone may enter it.
     ///
@@ -86,6 +88,16 @@ impl Vcpu {
                 size_of::<VcpuState>(),
             )
         })
+    }
+
+    /// What the vCPU did so far: its exits by reason, and what the translator did. From any thread; a vCPU in the guest
+    /// is asked, which takes about as long as a kick.
+    ///
+    /// # Errors
+    /// `NOT_SUPPORTED` on Fuchsia, whose kernel counts for each CPU of the machine only (`ZX_INFO_GUEST_STATS`);
+    /// `ACCESS_DENIED` without the right to read.
+    pub fn stats(&self) -> Result<VcpuStats, Status> {
+        sys::vcpu_stats(self.raw_handle()).map_err(Status::from_raw)
     }
 
     /// Gives the value that the guest's input instruction reads; `access_size` is 1, 2 or 4 bytes.

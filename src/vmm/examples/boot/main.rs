@@ -17,7 +17,7 @@ use vmm::vcpu::Outcome;
 use vmm::virtio_pci::DeviceEvents;
 use vmm::vm::{VmBuilder, VmConfig};
 
-use fuchsia_zircon as zx;
+use fuchsia_zircon::{self as zx, HandleBased as _};
 
 /// Boot a kernel in a virtual machine.
 #[derive(argh::FromArgs)]
@@ -40,6 +40,9 @@ struct Arguments {
     /// disk image, raw and writable; may be repeated
     #[argh(option)]
     disk: Vec<std::path::PathBuf>,
+    /// serve GDB on a Unix socket at this path: `target remote PATH`
+    #[argh(option)]
+    gdb: Option<std::path::PathBuf>,
     /// the kernel is Zircon
     #[argh(switch)]
     zircon: bool,
@@ -75,6 +78,9 @@ fn boot(arguments: &Arguments) -> anyhow::Result<Outcome> {
         disk::add(&mut builder, &events, index, path)?;
     }
     builder.install_traps()?;
+    if let Some(path) = &arguments.gdb {
+        serve_debugger(builder.guest(), path)?;
+    }
     let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &arguments.cmdline[..]);
     let entry = builder.load(if arguments.zircon {
         Kernel::Zircon { image, ramdisk, command_line }
@@ -96,6 +102,28 @@ fn resources() -> anyhow::Result<(zx::Resource, zx::Resource)> {
     use zx::sys::{ZX_RSRC_SYSTEM_HYPERVISOR_BASE, ZX_RSRC_SYSTEM_VMEX_BASE};
     let hypervisor = zx::linux::system_resource(ZX_RSRC_SYSTEM_HYPERVISOR_BASE)?;
     Ok((hypervisor, zx::linux::system_resource(ZX_RSRC_SYSTEM_VMEX_BASE)?))
+}
+
+/// Serves debuggers, one after another, on a thread that ends with the process.
+#[cfg(target_os = "linux")]
+fn serve_debugger(guest: &zx::Guest, path: &std::path::Path) -> anyhow::Result<()> {
+    let guest = guest.duplicate_handle(zx::Rights::SAME_RIGHTS)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)
+        .with_context(|| format!("listening for GDB on {path:?}"))?;
+    std::thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            if let Err(status) = zx::linux::debug_guest(&guest, connection) {
+                tracing::warn!(%status, "The debugger's connection ended");
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The stub is the software hypervisor's.
+#[cfg(not(target_os = "linux"))]
+fn serve_debugger(_: &zx::Guest, _: &std::path::Path) -> anyhow::Result<()> {
+    anyhow::bail!("this example runs on Linux only")
 }
 
 /// Only components get resources.

@@ -79,7 +79,7 @@ impl From<hypervisor::Error> for Status {
 
 impl Guest {
     /// The guest, if this process runs it.
-    fn own(&self) -> Result<&Arc<hypervisor::Guest>> {
+    pub(crate) fn own(&self) -> Result<&Arc<hypervisor::Guest>> {
         match self {
             Guest::Own { guest, .. } => Ok(guest),
             Guest::Other(_) => Err(NOT_SUPPORTED),

@@ -5,7 +5,7 @@ use crate::object::{Kind, Object};
 use crate::rights;
 use crate::status::{BAD_STATE, INVALID_ARGS, Result, answer, out};
 use fuchsia_zircon_types::*;
-use hypervisor::{Exit, VcpuRemote, VcpuState};
+use hypervisor::{Exit, VcpuRemote, VcpuState, VcpuStats};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,10 @@ impl Vcpu {
                 _ => Err(BAD_STATE),
             }
         })
+    }
+
+    pub(crate) fn stats(&self) -> VcpuStats {
+        self.remote.stats()
     }
 
     /// The last handle was closed.

@@ -36,13 +36,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     load(&guest, &kernel, &initramfs, &command_line)?;
     let start = std::time::Instant::now();
     let mut vcpu = Vcpu::new(&guest, KERNEL + 0x200)?;
+    let created = start.elapsed();
     let mut state = vcpu.read_state();
     state.gpr[6] = BOOT_PARAMS;
     vcpu.write_state(&state);
     let result = run(&mut vcpu);
     let state: VcpuState = vcpu.read_state();
     eprintln!(
-        "\n{result:?} after {:?}\n{:#?}\ngpr {:x?}",
+        "\n{result:?} after {:?}, vCPU created in {created:?}\n{:#?}\ngpr {:x?}",
         start.elapsed(),
         vcpu.stats(),
         state.gpr

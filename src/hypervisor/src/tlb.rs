@@ -131,6 +131,9 @@ const PROTECTED: usize = 0;
 const FIRST_USER: usize = 1;
 const FIRST_OPEN: usize = FIRST_USER + SPACES;
 const SETS: usize = FIRST_OPEN + SPACES;
+/// Bytes of all sets of a vCPU.
+#[cfg(test)]
+pub(crate) const BYTES: usize = SETS * size_of::<TlbSet>();
 const LOG_LIMIT: usize = 512;
 
 /// A tag for entry `index` that no linear address of that index equals: it belongs to the neighbouring index.

@@ -217,7 +217,8 @@ fn vector_x87_and_bit_instructions_run_in_compatibility_mode() {
 #[test]
 fn vector_instructions_fault_in_compatibility_mode_as_the_manual_says() {
     let at = DATA as u32;
-    let cases: [(u16, Box<dyn Fn(&mut CodeAssembler)>); 5] = [
+    type Build = Box<dyn Fn(&mut CodeAssembler)>;
+    let cases: [(u16, Build); 5] = [
         (14, Box::new(|a| a.movups(xmm0, xmmword_ptr(0x4000_0000_u32 - 8)).unwrap())),
         (14, Box::new(|a| a.movups(xmmword_ptr(0x4000_0000_u32), xmm0).unwrap())),
         (13, Box::new(move |a| a.movaps(xmm0, xmmword_ptr(at + 0x808)).unwrap())),

@@ -7,16 +7,25 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+/// Parts of the code memory that are emptied one at a time.
+pub(super) const SEGMENTS: usize = 8;
+/// Bytes of one of them.
+pub(super) const SEGMENT_SIZE: usize = 5 << 19;
 /// Bytes of code memory of one vCPU.
-pub(super) const ARENA_SIZE: usize = 32 << 20;
+pub(super) const ARENA_SIZE: usize = SEGMENTS * SEGMENT_SIZE;
 /// Room that must be left before a block is emitted; no block is longer.
 pub(super) const BLOCK_ROOM: usize = 64 << 10;
 
-/// An append-only area of executable code.
+/// Executable code: appended to one segment after another.
 pub(super) struct Arena {
     write: NonNull<u8>,
     execute: NonNull<u8>,
-    used: usize,
+    /// Segment that is being filled.
+    current: usize,
+    /// End of the code in each segment, as an offset in the arena.
+    ends: [usize; SEGMENTS],
+    /// Bytes of a segment that are used; fewer than there are only in tests.
+    limit: usize,
 }
 
 impl Arena {
@@ -32,7 +41,13 @@ impl Arena {
         };
         let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
         match map(ProtFlags::READ | ProtFlags::EXEC) {
-            Ok(execute) => Ok(Arena { write, execute, used: 0 }),
+            Ok(execute) => Ok(Arena {
+                write,
+                execute,
+                current: 0,
+                ends: std::array::from_fn(|segment| segment * SEGMENT_SIZE),
+                limit: SEGMENT_SIZE,
+            }),
             Err(error) => {
                 unmap(write);
                 Err(error)
@@ -47,12 +62,17 @@ impl Arena {
 
     /// Executable address of the next byte that will be written.
     pub(super) fn cursor(&self) -> u64 {
-        self.base() + self.used as u64
+        self.base() + self.offset() as u64
     }
 
-    /// Bytes in use.
-    pub(super) fn used(&self) -> usize {
-        self.used
+    /// Offset of the next byte that will be written.
+    pub(super) fn offset(&self) -> usize {
+        self.ends[self.current]
+    }
+
+    /// Segment that is being filled.
+    pub(super) fn current(&self) -> usize {
+        self.current
     }
 
     /// True if `address` lies in the executable mapping.
@@ -60,14 +80,24 @@ impl Arena {
         address.wrapping_sub(self.base()) < ARENA_SIZE as u64
     }
 
-    /// True if a block of any size still fits.
+    /// The segment that executable address `address` lies in.
+    pub(super) fn segment_of(&self, address: u64) -> Option<usize> {
+        self.contains(address).then(|| (address - self.base()) as usize / SEGMENT_SIZE)
+    }
+
+    /// Bytes left in the current segment.
+    fn room(&self) -> usize {
+        (self.current * SEGMENT_SIZE + self.limit).saturating_sub(self.offset())
+    }
+
+    /// True if a block of any size still fits into the current segment.
     pub(super) fn has_room(&self) -> bool {
-        ARENA_SIZE - self.used >= BLOCK_ROOM
+        self.room() >= BLOCK_ROOM
     }
 
     /// Appends code; returns its executable address, or `None` if it does not fit.
     pub(super) fn append(&mut self, code: &[u8]) -> Option<u64> {
-        if code.len() > ARENA_SIZE - self.used {
+        if code.len() > self.room() {
             return None;
         }
         let address = self.cursor();
@@ -75,19 +105,20 @@ impl Arena {
         unsafe {
             std::ptr::copy_nonoverlapping(
                 code.as_ptr(),
-                self.write.as_ptr().add(self.used),
+                self.write.as_ptr().add(self.offset()),
                 code.len(),
             );
         }
-        self.used += code.len();
+        self.ends[self.current] += code.len();
         Some(address)
     }
 
     /// Overwrites bytes of existing code at executable address `at`.
     pub(super) fn patch(&mut self, at: u64, bytes: &[u8]) {
         let offset = at.wrapping_sub(self.base()) as usize;
-        assert!(offset <= self.used && bytes.len() <= self.used - offset);
-        // SAFETY: checked to lie in the used part. Only this vCPU's thread executes the arena, and it is here now.
+        let end = self.ends[offset / SEGMENT_SIZE];
+        assert!(offset <= end && bytes.len() <= end - offset);
+        // SAFETY: checked to lie in the used part of a segment. Only this vCPU's thread executes the arena, and it is here now.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 bytes.as_ptr(),
@@ -103,9 +134,16 @@ impl Arena {
         self.patch(at, &rel.to_le_bytes());
     }
 
-    /// Drops everything after the first `keep` bytes.
-    pub(super) fn truncate(&mut self, keep: usize) {
-        self.used = self.used.min(keep);
+    /// Empties a segment but for its first `keep` bytes, and goes on there.
+    pub(super) fn restart(&mut self, segment: usize, keep: usize) {
+        self.ends[segment] = segment * SEGMENT_SIZE + keep;
+        self.current = segment;
+    }
+
+    /// Uses only `limit` bytes of each segment.
+    #[cfg(test)]
+    pub(super) fn limit_for_test(&mut self, limit: usize) {
+        self.limit = limit;
     }
 }
 

@@ -2,16 +2,30 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::{Index, IndexMut};
 use std::ptr::NonNull;
 
+use super::arena::{SEGMENT_SIZE, SEGMENTS};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// Index of a block in [`Cache::blocks`].
+/// Number of a block in [`Cache::blocks`].
 pub(super) type BlockId = u32;
 /// Index of a region plus one; 0 is no region.
 pub(super) type RegionId = u32;
-/// Index of a link in [`Cache::links`].
+/// Number of a link in [`Cache::links`].
 pub(super) type LinkId = u32;
+
+/// Stands for a block at sites of code that belongs to none.
+pub(super) const NO_BLOCK: BlockId = BlockId::MAX;
+
+/// Most things of each kind that go with a segment; a block more may be begun. Code of common programs needs half.
+const MAX_BLOCKS: usize = 7_000;
+const MAX_LINKS: usize = 16_000;
+const MAX_SITES: usize = 80_000;
+const MAX_INTERPRETED: usize = 3_000;
+/// Most regions and pages with code that are known at a time: then everything is dropped.
+const MAX_REGIONS: usize = 30_000;
+const MAX_PAGES: usize = 8_000;
 
 /// Log2 of the number of entries of the jump table.
 const JUMP_TABLE_BITS: u32 = 16;
@@ -89,6 +103,8 @@ pub(super) struct Link {
     pub(super) stub: u64,
     pub(super) target: u64,
     pub(super) from: BlockId,
+    /// The block that it leads to now.
+    pub(super) to: Option<BlockId>,
     /// The status flags travel in `flags_slot`.
     pub(super) slot: bool,
     /// Leads to a higher address in the same region.
@@ -170,22 +186,100 @@ impl Hasher for FastHasher {
 pub(super) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
 /// Everything known about translated code, except the code.
-#[derive(Default)]
+/// Bits of a number that count within a segment.
+const NUMBER_BITS: u32 = 29;
+const _: () = assert!(SEGMENTS <= 1 << (32 - NUMBER_BITS));
+
+/// Things that belong to code in the arena, kept by the code's segment, whose emptying drops them.
+pub(super) struct Segmented<T>([Vec<T>; SEGMENTS]);
+
+impl<T> Segmented<T> {
+    /// Room for `most` things in each segment, and for those of one block more.
+    fn new(most: usize) -> Segmented<T> {
+        Segmented(std::array::from_fn(|_| Vec::with_capacity(most + 1024)))
+    }
+
+    /// The number that the next thing of a segment gets.
+    pub(super) fn next(&self, segment: usize) -> u32 {
+        (segment as u32) << NUMBER_BITS | self.0[segment].len() as u32
+    }
+
+    pub(super) fn push(&mut self, segment: usize, thing: T) {
+        self.0[segment].push(thing);
+    }
+
+    pub(super) fn extend(&mut self, segment: usize, things: impl IntoIterator<Item = T>) {
+        self.0[segment].extend(things);
+    }
+
+    /// The things of a segment.
+    pub(super) fn of(&self, segment: usize) -> &[T] {
+        &self.0[segment]
+    }
+
+    /// The numbers of the things of a segment.
+    pub(super) fn numbers(&self, segment: usize) -> std::ops::Range<u32> {
+        (segment as u32) << NUMBER_BITS..self.next(segment)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().flatten()
+    }
+
+    /// Forgets a segment's things, and keeps their memory for those that follow.
+    fn clear(&mut self, segment: usize) {
+        self.0[segment].clear();
+    }
+}
+
+/// The segment that a numbered thing belongs to.
+pub(super) fn segment_of(number: u32) -> usize {
+    (number >> NUMBER_BITS) as usize
+}
+
+impl<T> Index<u32> for Segmented<T> {
+    type Output = T;
+    fn index(&self, number: u32) -> &T {
+        &self.0[segment_of(number)][(number & ((1 << NUMBER_BITS) - 1)) as usize]
+    }
+}
+
+impl<T> IndexMut<u32> for Segmented<T> {
+    fn index_mut(&mut self, number: u32) -> &mut T {
+        &mut self.0[segment_of(number)][(number & ((1 << NUMBER_BITS) - 1)) as usize]
+    }
+}
+
 pub(super) struct Cache {
     pub(super) regions: Vec<Region>,
     pub(super) region_ids: FastMap<Region, RegionId>,
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Segmented<Block>,
     pub(super) by_address: FastMap<(RegionId, u64), BlockId>,
-    pub(super) links: Vec<Link>,
-    pub(super) sites: Vec<Site>,
+    pub(super) links: Segmented<Link>,
+    /// By ascending offset.
+    pub(super) sites: Segmented<Site>,
     pub(super) pages: FastMap<u64, CodePage>,
-    /// Instructions that thunks interpret, by index.
-    pub(super) interpreted: Vec<iced_x86::Instruction>,
+    /// Instructions that thunks interpret.
+    pub(super) interpreted: Segmented<iced_x86::Instruction>,
     /// Code for instructions that the host executes outside 64-bit mode.
     pub(super) native: HashMap<iced_x86::Instruction, u64>,
 }
 
 impl Cache {
+    pub(super) fn new() -> Cache {
+        Cache {
+            regions: Vec::new(),
+            region_ids: FastMap::default(),
+            blocks: Segmented::new(MAX_BLOCKS),
+            by_address: FastMap::default(),
+            links: Segmented::new(MAX_LINKS),
+            sites: Segmented::new(MAX_SITES),
+            pages: FastMap::default(),
+            interpreted: Segmented::new(MAX_INTERPRETED),
+            native: HashMap::new(),
+        }
+    }
+
     /// The id of `region`, interned.
     pub(super) fn intern(&mut self, region: Region) -> RegionId {
         if let Some(&id) = self.region_ids.get(&region) {
@@ -203,21 +297,37 @@ impl Cache {
 
     /// The site whose code covers the arena offset.
     pub(super) fn site(&self, offset: u32) -> Option<Site> {
-        let index = self.sites.partition_point(|site| site.offset <= offset);
-        self.sites.get(index.checked_sub(1)?).copied()
+        let sites = self.sites.of(offset as usize / SEGMENT_SIZE);
+        let index = sites.partition_point(|site| site.offset <= offset);
+        let site = sites.get(index.checked_sub(1)?)?;
+        (site.block != NO_BLOCK).then_some(*site)
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
+    /// Forgets what belongs to the code in a segment.
+    pub(super) fn clear_segment(&mut self, segment: usize) {
+        self.blocks.clear(segment);
+        self.links.clear(segment);
+        self.sites.clear(segment);
+        self.interpreted.clear(segment);
+    }
+
+    /// Regions or pages with code are as many as they may get.
+    pub(super) fn is_scattered(&self) -> bool {
+        self.regions.len() >= MAX_REGIONS || self.pages.len() >= MAX_PAGES
+    }
+
+    /// Forgets every region, when no block is left.
+    pub(super) fn clear_regions(&mut self) {
         self.regions.clear();
         self.region_ids.clear();
-        self.blocks.clear();
-        self.by_address.clear();
-        self.links.clear();
-        self.sites.clear();
-        self.pages.clear();
-        self.interpreted.clear();
-        self.native.clear();
+    }
+
+    /// A segment's tables are as large as they may get, however little code they describe.
+    pub(super) fn tables_are_full(&self, segment: usize) -> bool {
+        self.blocks.of(segment).len() >= MAX_BLOCKS
+            || self.links.of(segment).len() >= MAX_LINKS
+            || self.sites.of(segment).len() >= MAX_SITES
+            || self.interpreted.of(segment).len() >= MAX_INTERPRETED
     }
 }
 
@@ -286,4 +396,21 @@ impl Drop for JumpTable {
             let _ = munmap(self.entries.as_ptr().cast(), Self::BYTES);
         }
     }
+}
+
+/// Most bytes that the tables, code memory and jump table of a vCPU take.
+#[cfg(test)]
+pub(super) fn most_memory() -> usize {
+    // A hash table may be half empty after it has grown, and has a byte of its own for each slot.
+    let mapped = |entry: usize| 2 * (entry + 1);
+    let address = mapped(size_of::<((RegionId, u64), BlockId)>());
+    // Links that lead to a block, return sites in it, its entries in the lists of two pages; as much again for growth.
+    let lists = 2 * (2 * size_of::<LinkId>() + size_of::<u64>() + 2 * size_of::<BlockId>());
+    let segment = (MAX_BLOCKS + 1024) * (size_of::<Block>() + address + lists)
+        + (MAX_LINKS + 1024) * size_of::<Link>()
+        + (MAX_SITES + 1024) * size_of::<Site>()
+        + (MAX_INTERPRETED + 1024) * size_of::<iced_x86::Instruction>();
+    let regions = MAX_REGIONS * (2 * size_of::<Region>() + mapped(size_of::<(Region, RegionId)>()));
+    let pages = MAX_PAGES * mapped(size_of::<(u64, CodePage)>());
+    SEGMENTS * (segment + SEGMENT_SIZE) + regions + pages + JumpTable::BYTES
 }

@@ -72,6 +72,7 @@ pub(super) unsafe extern "C" fn access(context: u64, va: u64, info: u64, caller:
     // SAFETY: called by the access thunk with the context word.
     let cpu = unsafe { cpu(context) };
     let info = AccessInfo::unpack(info as u32);
+    cpu.translator.note_call(caller);
     cpu.translator.counters.slow_accesses += 1;
     let size = usize::from(info.size);
     let kind = if info.kind == Kind::Read { AccessKind::Read } else { AccessKind::Write };
@@ -192,7 +193,7 @@ fn behind(cpu: &Cpu, caller: u64) -> (u64, bool) {
     let translator = &cpu.translator;
     match translator.cache.site((caller - translator.arena.base()) as u32 - 1) {
         Some(site) => {
-            let block = &translator.cache.blocks[site.block as usize];
+            let block = &translator.cache.blocks[site.block];
             let va = block.va.wrapping_add(site.guest.into());
             (va.wrapping_add(site.length.into()), site.parked)
         }
@@ -229,7 +230,7 @@ pub(super) fn set_rip(cpu: &mut Cpu, caller: u64) -> u8 {
     let Some(site) = translator.cache.site((caller - translator.arena.base()) as u32 - 1) else {
         return 1;
     };
-    let rip = translator.cache.blocks[site.block as usize].va.wrapping_add(site.guest.into());
+    let rip = translator.cache.blocks[site.block].va.wrapping_add(site.guest.into());
     cpu.state.rip = rip;
     site.length
 }
@@ -298,11 +299,12 @@ pub(super) fn decode_at_rip(cpu: &mut Cpu) -> Option<Instruction> {
 }
 
 /// Executes instruction number `index` in Rust; bit 32 says that what follows must be looked up.
-pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, _: u64) -> u32 {
+pub(super) unsafe extern "C" fn interpret(context: u64, _: u64, index: u64, caller: u64) -> u32 {
     // SAFETY: called by the interpret thunk with the context word.
     let cpu = unsafe { cpu(context) };
+    cpu.translator.note_call(caller);
     cpu.translator.counters.interpreted += 1;
-    let instruction = cpu.translator.cache.interpreted[index as u32 as usize];
+    let instruction = cpu.translator.cache.interpreted[index as u32];
     let ends = index >> 32 != 0;
     let single = cpu.translator.single;
     let next = instruction.next_ip();
@@ -409,7 +411,7 @@ pub(super) unsafe extern "C" fn link(context: u64, _: u64, link: u64, _: u64) ->
     // SAFETY: called by the link thunk with the context word.
     let cpu = unsafe { cpu(context) };
     cpu.translator.counters.links += 1;
-    let l = &cpu.translator.cache.links[link as usize];
+    let l = &cpu.translator.cache.links[link as u32];
     let (target, slot) = (l.target, l.slot);
     cpu.state.rip = target;
     if slot {

@@ -16,7 +16,7 @@ pub(super) fn follow(cpu: &mut Cpu, link: LinkId) -> Result<u64, RunExit> {
     if translator.counters.flushes == generation {
         translator.connect(link, target);
     }
-    Ok(translator.cache.blocks[target as usize].main)
+    Ok(translator.cache.blocks[target].main)
 }
 
 /// The host address of the block at RIP, entered into the jump table.
@@ -28,19 +28,19 @@ pub(super) fn follow_indirect(cpu: &mut Cpu) -> Result<u64, RunExit> {
         let entry = translator.indirect_entry(block);
         translator.jump_table.set(va, entry);
     }
-    Ok(translator.cache.blocks[block as usize].main)
+    Ok(translator.cache.blocks[block].main)
 }
 
 impl Translator {
     fn connect(&mut self, link: LinkId, target: BlockId) {
-        let l = &self.cache.links[link as usize];
+        let l = &self.cache.links[link];
         let (displacement, immediate, slot, forward, from) =
             (l.displacement, l.region_immediate, l.slot, l.forward, l.from);
-        let block = &self.cache.blocks[target as usize];
-        if !self.cache.blocks[from as usize].valid {
+        let block = &self.cache.blocks[target];
+        if !self.cache.blocks[from].valid {
             return;
         }
-        let same_region = self.cache.blocks[from as usize].region == block.region;
+        let same_region = self.cache.blocks[from].region == block.region;
         if immediate == 0 && !same_region {
             return;
         }
@@ -54,15 +54,19 @@ impl Translator {
         if immediate != 0 {
             self.arena.patch(immediate, &region.to_le_bytes());
         }
-        let incoming = &mut self.cache.blocks[target as usize].incoming;
-        if !incoming.contains(&link) {
-            incoming.push(link);
+        let before = self.cache.links[link].to.replace(target);
+        if before == Some(target) {
+            return;
         }
+        if let Some(before) = before {
+            self.cache.blocks[before].incoming.retain(|&other| other != link);
+        }
+        self.cache.blocks[target].incoming.push(link);
     }
 
     /// The entry of `block` for the jump table: checks that this is where the guest meant to go.
     fn indirect_entry(&mut self, block: BlockId) -> u64 {
-        let b = &self.cache.blocks[block as usize];
+        let b = &self.cache.blocks[block];
         if b.indirect != 0 {
             return b.indirect;
         }
@@ -82,7 +86,7 @@ impl Translator {
         self.asm.jmp(slot);
         // The room kept for blocks is far larger than an entry.
         let entry = self.arena.append(&self.asm.code).unwrap_or(miss);
-        self.cache.blocks[block as usize].indirect = entry;
+        self.cache.blocks[block].indirect = entry;
         entry
     }
 }
@@ -90,7 +94,7 @@ impl Translator {
 /// Makes a block unreachable: it runs on to its next exit at most.
 pub(super) fn invalidate(cpu: &mut Cpu, block: BlockId) {
     let translator = &mut *cpu.translator;
-    let b = &mut translator.cache.blocks[block as usize];
+    let b = &mut translator.cache.blocks[block];
     if !b.valid {
         return;
     }
@@ -101,7 +105,8 @@ pub(super) fn invalidate(cpu: &mut Cpu, block: BlockId) {
     let return_sites = std::mem::take(&mut b.return_sites);
     translator.cache.by_address.remove(&(region, va));
     for link in incoming {
-        let link = &translator.cache.links[link as usize];
+        let link = &mut translator.cache.links[link];
+        link.to = None;
         let (displacement, stub) = (link.displacement, link.stub);
         translator.arena.patch_rel32(displacement, stub);
     }
@@ -125,19 +130,4 @@ impl Translator {
         bytes[1..].copy_from_slice(&rel.to_le_bytes());
         self.arena.patch(at, &bytes);
     }
-}
-
-/// Empties the code cache. Only while translated code will be re-entered by a fresh look-up.
-pub(super) fn flush(cpu: &mut Cpu) {
-    let translator = &mut *cpu.translator;
-    translator.cache.clear();
-    translator.arena.truncate(translator.fixed);
-    translator.jump_table.clear(translator.stubs.indirect);
-    translator.return_stack.reset(translator.stubs.underflow);
-    translator.counters.flushes += 1;
-    cpu.tlb.forget_code();
-    cpu.guest.code.forget(cpu.remote.id());
-    // A thunk drops its return address, which is of no use any more, on the way out.
-    cpu.state.return_stack = cpu.translator.return_stack.top() - 8;
-    cpu.stats.cache_flushes += 1;
 }

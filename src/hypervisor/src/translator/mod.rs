@@ -6,7 +6,7 @@
 //! operand becomes an inline look-up in the TLB set at the GS base and a host pointer (`emit`); status flags stay in the
 //! host's RFLAGS and are kept across look-ups only where something still reads them (`liveness`). Blocks are found by
 //! page identity and linear address (`cache`, `resolve`), connected on first use (`links`), and dropped when their
-//! bytes change (`smc`). What is not worth copying is interpreted from a thunk (`thunks`, `handlers`); host signals in
+//! bytes change (`smc`) or when room is needed and they are not (`evict`). What is not worth copying is interpreted from a thunk (`thunks`, `handlers`); host signals in
 //! copied instructions become guest exceptions (`signals`).
 //!
 //! What the rest of the crate needs to know:
@@ -21,6 +21,7 @@ mod asm;
 mod cache;
 mod classify;
 mod emit;
+mod evict;
 mod fpu;
 mod handlers;
 mod links;
@@ -89,6 +90,7 @@ pub(crate) struct Translator {
     stubs: Stubs,
     /// Bytes of fixed code at the arena's start.
     fixed: usize,
+    heat: evict::Heat,
     /// Stores by Rust code to pages with translated code, not yet acted on.
     code_writes: Vec<(u64, usize)>,
     pending_store: Option<PendingStore>,
@@ -123,7 +125,7 @@ pub(crate) struct Counters {
     pub(crate) indirect: u64,
     /// Blocks invalidated because their bytes changed.
     pub(crate) invalidated: u64,
-    /// Times the code cache was emptied.
+    /// Times a part of the code cache was emptied.
     pub(crate) flushes: u64,
 }
 
@@ -161,12 +163,13 @@ impl Translator {
             asm,
             encoder: Encoder::new(64),
             infos: InstructionInfoFactory::new(),
-            cache: Cache::default(),
+            cache: Cache::new(),
             jump_table,
             return_stack,
             env,
             stubs,
             fixed: 0,
+            heat: evict::Heat::default(),
             code_writes: Vec::new(),
             pending_store: None,
             exit: None,
@@ -176,10 +179,15 @@ impl Translator {
             counters: Counters::default(),
         };
         translator.arena.append(&translator.asm.code).ok_or(rustix::io::Errno::NOMEM)?;
-        translator.fixed = translator.arena.used();
+        translator.fixed = translator.arena.offset();
         translator.jump_table.clear(stubs.indirect);
         translator.return_stack.reset(stubs.underflow);
         Ok(translator)
+    }
+
+    /// Counts a call of Rust from translated code.
+    fn note_call(&mut self, caller: u64) {
+        self.heat.note_call(self.arena.segment_of(caller));
     }
 
     /// Must be called before Rust code on this vCPU stores to `size` bytes of guest RAM at `gpa`, within one page.
@@ -192,11 +200,17 @@ impl Translator {
 
 #[cfg(test)]
 impl Translator {
-    /// Leaves no room for another block.
+    /// Leaves no room for another block in the current segment.
     fn fill_for_test(&mut self) {
         while self.arena.has_room() {
             assert!(self.arena.append(&[0xcc; 4096]).is_some());
         }
+    }
+
+    /// Uses little more than `bytes` of each segment of the code cache.
+    fn limit_cache_for_test(&mut self, bytes: usize) {
+        let fixed = self.fixed;
+        self.arena.limit_for_test(fixed + bytes + arena::BLOCK_ROOM);
     }
 
     fn code_base_for_test(&self) -> u64 {
@@ -207,10 +221,10 @@ impl Translator {
 /// The code of the block at RIP, and how many of its bytes come before the first out-of-line part.
 #[cfg(test)]
 fn emitted_for_test(cpu: &mut Cpu) -> (Vec<u8>, usize) {
-    let before = cpu.translator.arena.used();
+    let before = cpu.translator.arena.offset();
     let block = resolve::block(cpu).expect("a block");
     let code = cpu.translator.asm.code.clone();
-    let sites = &cpu.translator.cache.sites;
+    let sites = cpu.translator.cache.sites.of(cpu.translator.arena.current());
     let mine: Vec<_> = sites.iter().filter(|site| site.block == block).collect();
     // Guest offsets ascend in line; the first that does not is out of line.
     let cold =
@@ -239,7 +253,8 @@ fn run_with(cpu: &mut Cpu, single: bool) -> RunExit {
         Ok(block) => block,
         Err(exit) => return exit,
     };
-    let code = cpu.translator.cache.blocks[block as usize].main;
+    let code = cpu.translator.cache.blocks[block].main;
+    cpu.translator.heat.note_entry(cache::segment_of(block));
     let exit = enter(cpu, code);
     cpu.stats.translated_exits += 1;
     smc::drain(cpu);

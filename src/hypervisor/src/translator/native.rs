@@ -9,9 +9,10 @@ use std::mem::offset_of;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoOptions, OpAccess, OpKind, Register};
 
+use super::cache::{NO_BLOCK, Site};
 use super::classify::{Class, form, memory_operand};
 use super::emit::Kind;
-use super::{RunExit, asm::reg, enter, fpu, handlers, links};
+use super::{RunExit, asm::reg, enter, evict, fpu, handlers};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Fault};
 use crate::interp;
@@ -168,9 +169,7 @@ fn code_for(cpu: &mut Cpu, host: &Instruction) -> Option<u64> {
     if let Some(&code) = cpu.translator.cache.native.get(host) {
         return Some(code);
     }
-    if !cpu.translator.arena.has_room() {
-        links::flush(cpu);
-    }
+    evict::make_room(cpu);
     let translator = &mut *cpu.translator;
     let mut encoder = Encoder::new(64);
     encoder.encode(host, 0).ok()?;
@@ -181,7 +180,11 @@ fn code_for(cpu: &mut Cpu, host: &Instruction) -> Option<u64> {
     asm.load(reg::S1, tmp(1));
     asm.bytes(&encoder.take_buffer());
     asm.jmp(translator.stubs.exit);
+    let segment = translator.arena.current();
+    let offset = translator.arena.offset() as u32;
     let code = translator.arena.append(&translator.asm.code)?;
+    let site = Site { offset, block: NO_BLOCK, guest: 0, length: 0, parked: false };
+    translator.cache.sites.push(segment, site);
     translator.cache.native.insert(*host, code);
     Some(code)
 }

@@ -6,7 +6,7 @@ use super::cache::{Block, BlockId, Mode, Region, RegionId, Site};
 use super::classify::{Class, Unit, form};
 use super::emit::{Emitter, Insn, MAX_INSTRUCTIONS, Source, ends_block};
 use super::liveness::{STATUS, flag_use};
-use super::{RunExit, smc};
+use super::{RunExit, evict, smc};
 use crate::cpu::Cpu;
 use crate::exception::Exception;
 use crate::mmu::{self, Access, AccessKind};
@@ -84,7 +84,7 @@ pub(super) fn region(cpu: &mut Cpu, va: u64) -> Result<RegionId, RunExit> {
 
 /// For a block whose only instruction crosses into another region: whether that region is the same as ever.
 fn second_page_is_current(cpu: &mut Cpu, block: BlockId) -> Result<bool, RunExit> {
-    let Some((va, id)) = cpu.translator.cache.blocks[block as usize].second else {
+    let Some((va, id)) = cpu.translator.cache.blocks[block].second else {
         return Ok(true);
     };
     Ok(region(cpu, va)? == id)
@@ -115,12 +115,8 @@ fn fetch(cpu: &Cpu, region: Region, va: u64, bytes: &mut [u8; WINDOW]) -> Option
 
 /// Decodes and translates a block.
 fn translate(cpu: &mut Cpu, id: RegionId, va: u64) -> Result<BlockId, RunExit> {
-    if !cpu.translator.arena.has_room() {
-        super::links::flush(cpu);
-        // Regions are gone as well.
-        let id = region(cpu, va)?;
-        return translate(cpu, id, va);
-    }
+    // Making room may drop the regions as well.
+    let id = if evict::make_room(cpu) { region(cpu, va)? } else { id };
     let region = *cpu.translator.cache.region(id);
     // Before the bytes are read: a store after this must find the page watched.
     let page_end = 4096 - (va & 0xfff);
@@ -326,13 +322,14 @@ fn emit(
     second: Option<(u64, RegionId)>,
 ) -> BlockId {
     let translator = &mut *cpu.translator;
-    let block = translator.cache.blocks.len() as BlockId;
+    let segment = translator.arena.current();
+    let block = translator.cache.blocks.next(segment);
     let source = Source {
         region,
         region_id: id,
         block,
-        first_link: translator.cache.links.len() as u32,
-        first_interpreted: translator.cache.interpreted.len() as u32,
+        first_link: translator.cache.links.next(segment),
+        first_interpreted: translator.cache.interpreted.next(segment),
         bytes,
         instructions,
         second,
@@ -349,7 +346,7 @@ fn emit(
         source,
     )
     .emit();
-    let offset = translator.arena.used() as u32;
+    let offset = translator.arena.offset() as u32;
     let appended = translator.arena.append(&translator.asm.code);
     assert!(appended == Some(base), "a block is larger than the room kept for it");
     translator.counters.blocks += 1;
@@ -358,17 +355,13 @@ fn emit(
     let cache = &mut translator.cache;
     for (at, index, parked) in product.sites {
         let insn = &instructions[usize::from(index)];
-        cache.sites.push(Site {
-            offset: offset + at,
-            block,
-            guest: insn.offset as u16,
-            length: insn.length,
-            parked,
-        });
+        let guest = insn.offset as u16;
+        let site = Site { offset: offset + at, block, guest, length: insn.length, parked };
+        cache.sites.push(segment, site);
     }
-    cache.links.extend(product.links);
-    cache.interpreted.extend(product.interpreted);
-    cache.blocks.push(Block {
+    cache.links.extend(segment, product.links);
+    cache.interpreted.extend(segment, product.interpreted);
+    let made = Block {
         region: id,
         va,
         main: base + product.main as u64,
@@ -380,7 +373,8 @@ fn emit(
         second,
         return_sites: product.return_sites,
         incoming: Vec::new(),
-    });
+    };
+    cache.blocks.push(segment, made);
     cache.by_address.insert((id, va), block);
     // Bytes looked at for liveness count too: the block is wrong if they change.
     smc::depend(cpu, block, region, va, bytes.len().min(extent(instructions)), second);

@@ -45,6 +45,7 @@ impl Emitter<'_> {
             stub: 0,
             target,
             from: self.source.block,
+            to: None,
             slot,
             forward,
         });

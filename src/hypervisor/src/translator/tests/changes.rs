@@ -3,6 +3,7 @@
 use iced_x86::code_asm::*;
 
 use super::harness::{CODE, DATA, Harness, Random, difference};
+use crate::translator::arena::SEGMENTS;
 
 fn assemble(build: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
     let mut asm = CodeAssembler::new(64).expect("assembler");
@@ -99,7 +100,7 @@ fn data_beside_code_does_not_drop_the_code() {
 }
 
 #[test]
-fn the_cache_is_emptied_when_full_and_everything_still_runs() {
+fn room_is_made_again_and_again_and_everything_still_runs() {
     let mut harness = Harness::new();
     let program = |first: u32| {
         assemble(|a| {
@@ -119,15 +120,55 @@ fn the_cache_is_emptied_when_full_and_everything_still_runs() {
     let mut registers = Random(3).registers();
     registers.gpr[4] = DATA + 0x2800;
     let data = Random(4).data();
-    let code = program(1);
-    let (native, translated) = harness.compare(&code, &registers, &data);
-    assert_eq!(difference(&native, &translated, 0), None);
     let flushes = harness.cpu().translator.counters.flushes;
-    harness.cpu().translator.fill_for_test();
-    let code = program(2);
+    for round in 0..6 * SEGMENTS as u32 {
+        let code = program(round / 2);
+        let (native, translated) = harness.compare(&code, &registers, &data);
+        assert_eq!(difference(&native, &translated, 0), None);
+        harness.cpu().translator.fill_for_test();
+    }
+    assert!(harness.cpu().translator.counters.flushes >= flushes + SEGMENTS as u64);
+}
+
+#[test]
+fn code_larger_than_the_cache_runs_as_it_should() {
+    const FUNCTIONS: usize = 350;
+    let mut harness = Harness::new();
+    // Leaves about an eighth of what the translated functions take.
+    harness.cpu().translator.limit_cache_for_test(2 << 10);
+    let code = assemble(|a| {
+        let mut functions: Vec<_> = (0..FUNCTIONS).map(|_| a.create_label()).collect();
+        let (mut top, mut done) = (a.create_label(), a.create_label());
+        a.mov(ecx, 4)?;
+        a.set_label(&mut top)?;
+        for (n, function) in functions.iter().enumerate() {
+            a.call(*function)?;
+            if n % 8 == 0 {
+                // Hot among the cold.
+                a.call(functions[0])?;
+            }
+        }
+        a.dec(ecx)?;
+        a.jnz(top)?;
+        a.jmp(done)?;
+        for (n, function) in functions.iter_mut().enumerate() {
+            a.set_label(function)?;
+            a.add(rax, qword_ptr(DATA + n as u64 * 8))?;
+            a.rol(rax, 7)?;
+            a.ret()?;
+        }
+        a.set_label(&mut done)?;
+        a.nop()
+    });
+    let mut registers = Random(3).registers();
+    registers.gpr[4] = DATA + 0x2800;
+    let data = Random(4).data();
+    let before = harness.cpu().translator.counters;
     let (native, translated) = harness.compare(&code, &registers, &data);
     assert_eq!(difference(&native, &translated, 0), None);
-    assert_eq!(harness.cpu().translator.counters.flushes, flushes + 1);
+    let after = harness.cpu().translator.counters;
+    assert!(after.flushes >= before.flushes + SEGMENTS as u64, "the cache was large enough");
+    assert!(after.blocks > before.blocks + FUNCTIONS as u64, "nothing was translated twice");
 }
 
 #[test]

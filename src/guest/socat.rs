@@ -79,10 +79,11 @@ pub(crate) async fn run(
     }
 }
 
-async fn endpoint(
+/// A guest, and its vsock device's side of the host.
+pub(crate) async fn endpoint(
     guest_type: GuestType,
     manager: &fvirt::GuestManagerProxy,
-) -> Result<fvirt::HostVsockEndpointProxy, SocatOutcome> {
+) -> Result<(fvirt::GuestProxy, fvirt::HostVsockEndpointProxy), SocatOutcome> {
     if guest_type == GuestType::Zircon {
         return Err(SocatOutcome::NoVsockDevice);
     }
@@ -91,7 +92,7 @@ async fn endpoint(
     manager.connect(server).await.map_err(internal)?.map_err(|_| SocatOutcome::NotRunning)?;
     let (endpoint, server) = create_proxy::<fvirt::HostVsockEndpointMarker>();
     match guest.get_host_vsock_endpoint(server).await.map_err(internal)? {
-        Ok(()) => Ok(endpoint),
+        Ok(()) => Ok((guest, endpoint)),
         Err(fvirt::GuestError::DeviceNotPresent) => Err(SocatOutcome::NoVsockDevice),
         Err(error) => Err(SocatOutcome::InternalFailure(format!("{error:?}"))),
     }
@@ -103,8 +104,8 @@ async fn connect(
     manager: &fvirt::GuestManagerProxy,
     port: u32,
 ) -> SocatOutcome {
-    let endpoint = match endpoint(guest_type, manager).await {
-        Ok(endpoint) => endpoint,
+    let (_guest, endpoint) = match endpoint(guest_type, manager).await {
+        Ok(found) => found,
         Err(outcome) => return outcome,
     };
     match endpoint.connect(port).await {
@@ -123,8 +124,8 @@ async fn listen(
     manager: &fvirt::GuestManagerProxy,
     port: u32,
 ) -> SocatOutcome {
-    let endpoint = match endpoint(guest_type, manager).await {
-        Ok(endpoint) => endpoint,
+    let (_guest, endpoint) = match endpoint(guest_type, manager).await {
+        Ok(found) => found,
         Err(outcome) => return outcome,
     };
     let (acceptor, mut requests) = create_request_stream::<fvirt::HostVsockAcceptorMarker>();
@@ -156,7 +157,8 @@ async fn listen(
 
 /// Copies both ways until the guest closes; the end of our input is told to the guest.
 async fn copy(socket: zx::Socket) -> SocatOutcome {
-    let (mut from, mut to) = fasync::Socket::from_socket(socket).split();
+    let socket = fasync::Socket::from_socket(socket);
+    let (mut from, mut to) = (&socket, &socket);
     let mut terminal = match Terminal::open() {
         Ok(terminal) => terminal,
         Err(e) => return SocatOutcome::InternalFailure(e.to_string()),
@@ -177,7 +179,7 @@ async fn copy(socket: zx::Socket) -> SocatOutcome {
                 Input::Bytes(bytes) => to.write_all(&bytes).await?,
                 Input::Escape(bytes) => return to.write_all(&bytes).await,
                 Input::End => {
-                    to.close().await?;
+                    AsRef::<zx::Socket>::as_ref(&socket).half_close()?;
                     futures::future::pending::<()>().await;
                 }
             }

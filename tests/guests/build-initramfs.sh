@@ -45,6 +45,8 @@ mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/sys "$root"/tmp "$root"/ru
 cp busybox-static/bin/busybox "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 cc -O2 -static -o "$root/bin/probe" "$source"
+mkdir "$root/test_utils"
+cc -O2 -static -pthread -o "$root/test_utils/virtio_vsock_test_util" "$(dirname "$source")/virtio_vsock_test_util.c"
 
 # In the order in which they must be loaded; those that a flavour has built in are missing here.
 modules="virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
@@ -80,12 +82,12 @@ if [ "$modules" = on ]; then
         insmod "$module"
     done
 fi
-if [ -n "$console" ]; then
-    exec <"/dev/$console" >"/dev/$console" 2>&1
-fi
 echo "guest: up after $(cut -d' ' -f1 /proc/uptime) s on $(grep -c ^processor /proc/cpuinfo) CPUs"
 if [ -n "$run" ]; then
     sh -c "$run"
+elif [ -n "$console" ]; then
+    # The leader of a session gets the first terminal that it opens.
+    setsid sh -c "exec sh <>/dev/$console >&0 2>&1"
 else
     setsid cttyhack sh
 fi

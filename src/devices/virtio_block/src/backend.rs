@@ -3,14 +3,18 @@
 mod file;
 mod memory;
 mod qcow;
+mod remote;
 mod volatile;
 
 #[cfg(test)]
 mod conformance_test;
+#[cfg(test)]
+mod fake_block;
 
 pub use file::{FileBackend, FileStorage, Storage};
 pub use memory::MemoryBackend;
 pub use qcow::{QcowBackend, StorageFile};
+pub use remote::RemoteBackend;
 pub use volatile::VolatileBackend;
 
 use fuchsia_zircon as zx;
@@ -22,8 +26,8 @@ pub enum BackendError {
     /// A system call or a file server refused.
     #[error("The storage failed: {0}")]
     Storage(#[from] zx::Status),
-    /// The channel to the file server failed.
-    #[error("The file server is gone")]
+    /// The channel to the file server or the host's block device failed.
+    #[error("The server of the storage is gone")]
     Fidl(#[from] fidl::Error),
     /// The qcow2 image failed.
     #[error("The image failed")]

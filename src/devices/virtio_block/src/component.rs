@@ -12,7 +12,8 @@ use qcow::{BackingOpener, BlockFile, Image, Mode};
 use virtio_device::{Attachment, Worker};
 
 use crate::backend::{
-    Backend, BackendError, FileBackend, FileStorage, QcowBackend, StorageFile, VolatileBackend,
+    Backend, BackendError, FileBackend, FileStorage, QcowBackend, RemoteBackend, StorageFile,
+    VolatileBackend,
 };
 use crate::device::{BlockDevice, DiskInfo};
 
@@ -70,11 +71,7 @@ fn open(spec: BlockSpec) -> Result<Arc<dyn Backend>, BackendError> {
         BlockFormat::File(file) => Box::new(FileBackend::new(open_file(file, writable)?)?),
         BlockFormat::Qcow(channel) => open_image(vec![ClientEnd::new(channel)], writable)?,
         BlockFormat::QcowChain(files) => open_image(files, writable)?,
-        BlockFormat::Block(_) => {
-            return Err(BackendError::Unusable(
-                "Block devices of the host need FIFOs, which this system lacks",
-            ));
-        }
+        BlockFormat::Block(device) => Box::new(RemoteBackend::new(device, writable)?),
     };
     match spec.mode {
         BlockMode::VolatileWrite => Ok(Arc::new(VolatileBackend::new(below)?)),

@@ -297,13 +297,14 @@ fn a_disk_that_cannot_be_opened_closes_the_channel() {
         "1M",
     ]);
     let (gone, _) = create_endpoints::<fio::FileMarker>();
+    let (no_device, _) = create_endpoints();
     for format in [
         BlockFormat::File(folder.serve("odd", true)),
         BlockFormat::Qcow(folder.serve("text", true).into_channel()),
         BlockFormat::Qcow(folder.serve("lonely", true).into_channel()),
         BlockFormat::QcowChain(vec![]),
         BlockFormat::File(gone),
-        BlockFormat::Block(create_endpoints().0),
+        BlockFormat::Block(no_device),
     ] {
         assert!(Disk::try_start(format, BlockMode::ReadWrite).is_err());
     }

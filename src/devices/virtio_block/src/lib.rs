@@ -10,8 +10,8 @@ mod device;
 mod wire;
 
 pub use backend::{
-    Backend, BackendError, FileBackend, FileStorage, MemoryBackend, QcowBackend, Storage,
-    StorageFile, VolatileBackend,
+    Backend, BackendError, FileBackend, FileStorage, MemoryBackend, QcowBackend, RemoteBackend,
+    Storage, StorageFile, VolatileBackend,
 };
 pub use component::{MAX_QUEUES, run};
 pub use device::{BlockDevice, DiskInfo};

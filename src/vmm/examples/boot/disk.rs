@@ -108,6 +108,7 @@ pub(crate) fn add(
         class: 0x01_8000,
         features: F_SEG_MAX | F_FLUSH,
         queue_sizes: vec![QUEUE_SIZE],
+        breaks_queues: false,
     };
     let queues = Queues::default();
     let (_, handles) = builder.add_virtio(

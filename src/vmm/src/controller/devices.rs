@@ -184,6 +184,7 @@ impl DeviceBuilder<'_> {
                 | feature::BALLOON_DEFLATE_ON_OOM
                 | feature::BALLOON_PAGE_REPORTING,
             queue_sizes: vec![QUEUE_SIZE; 4],
+            breaks_queues: false,
         };
         let config = DeviceConfig::read_only(vec![0; 8]).writable(balloon_config::ACTUAL, 4);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
@@ -211,6 +212,7 @@ impl DeviceBuilder<'_> {
                 | feature::BLK_MQ
                 | read_only,
             queue_sizes: vec![LARGE_QUEUE_SIZE; usize::from(queues)],
+            breaks_queues: true,
         };
         let config = DeviceConfig::read_only(vec![0; BLOCK_CONFIG_SIZE]);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
@@ -234,9 +236,10 @@ impl DeviceBuilder<'_> {
             class: 0x07_8000,
             features: 0,
             queue_sizes: vec![QUEUE_SIZE; 2],
+            breaks_queues: true,
         };
         let Attached { device, commands, start_info } =
-            self.attach(&identity, DeviceConfig::default())?;
+            self.attach(&identity, DeviceConfig::read_only(vec![0; CONSOLE_CONFIG_SIZE]))?;
         let proxy = self.launch::<hardware::VirtioConsoleMarker>("console", identity.name).await?;
         proxy.start(start_info, socket).await.map_err(DeviceError::Start)?;
         self.finish(proxy, commands, device);
@@ -251,6 +254,7 @@ impl DeviceBuilder<'_> {
             class: 0xff_0000,
             features: 0,
             queue_sizes: vec![QUEUE_SIZE],
+            breaks_queues: false,
         };
         let Attached { device, commands, start_info } =
             self.attach(&identity, DeviceConfig::default())?;
@@ -271,6 +275,7 @@ impl DeviceBuilder<'_> {
             class: 0x02_8000,
             features: 0,
             queue_sizes: vec![QUEUE_SIZE; 3],
+            breaks_queues: false,
         };
         // The guest's context ID (§5.10.4).
         let config = DeviceConfig::read_only(u64::from(DEFAULT_GUEST_CID).to_le_bytes().to_vec());
@@ -306,6 +311,7 @@ impl DeviceBuilder<'_> {
                 | feature::NET_HOST_TSO6
                 | feature::NET_MRG_RXBUF,
             queue_sizes: vec![LARGE_QUEUE_SIZE; 2],
+            breaks_queues: false,
         };
         let config = DeviceConfig::read_only(spec.mac_address.octets.to_vec());
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
@@ -325,6 +331,9 @@ impl DeviceBuilder<'_> {
     }
 }
 
+/// Size of `struct virtio_console_config` (§5.3.4), in bytes. Without features nothing in it means anything, but Linux
+/// reads it at every change of configuration.
+const CONSOLE_CONFIG_SIZE: usize = 12;
 /// Size of `struct virtio_blk_config` up to write-zeroes, in bytes (§5.2.4).
 const BLOCK_CONFIG_SIZE: usize = 60;
 /// Segments of a request: a queue's descriptors but for header and status.

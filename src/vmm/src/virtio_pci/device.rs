@@ -69,6 +69,7 @@ pub struct VirtioPciDevice {
     needs_reset: AtomicBool,
     /// The device is gone for good.
     dead: AtomicBool,
+    breaks_queues: bool,
     memory: Arc<dyn GuestMemory>,
 }
 
@@ -115,6 +116,7 @@ impl VirtioPciDevice {
             config: Mutex::new(config),
             needs_reset: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            breaks_queues: identity.breaks_queues,
             memory,
         }
     }
@@ -167,15 +169,23 @@ impl VirtioPciDevice {
         self.raise(Cause { config: true, ..Cause::default() });
     }
 
-    /// The device is gone: the driver sees queues that are broken and a device that needs a reset, which it gets, and
-    /// which then accepts no features any more.
+    /// The device is gone: the driver sees a device that needs a reset, which it gets, and which then accepts no
+    /// features any more.
+    ///
+    /// Nobody serves the queues. What is in them will not be completed, and a driver may not assume that it will
+    /// (virtio 1.2 §2.1.2), but drivers wait all the same: Linux' console polls the used ring with interrupts off, its
+    /// disks wait for ever. For such devices ([`VirtioIdentity::breaks_queues`]) each used ring gets an entry that
+    /// cannot be true, by which the driver takes the queue for broken: polling ends and new requests fail. (Not for all:
+    /// Linux' network driver polls a queue that it takes for broken.)
     pub fn set_dead(&self) {
         if self.dead.swap(true, Ordering::SeqCst) {
             return;
         }
         self.needs_reset.store(true, Ordering::SeqCst);
         let mut interrupts = lock(&self.interrupts);
-        interrupts.spoil_queues();
+        if self.breaks_queues {
+            interrupts.break_queues();
+        }
         interrupts.raise(Cause { queues: true, lanes: ALL_LANES, config: true });
     }
 

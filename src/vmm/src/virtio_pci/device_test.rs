@@ -79,6 +79,7 @@ impl Driver {
             class: 0x01_8000,
             features: FEATURES,
             queue_sizes: vec![128; queues],
+            breaks_queues: true,
         };
         let controller = Arc::new(Controller::default());
         let memory = Arc::new(BufferMemory::new(0x10_0000));

@@ -48,7 +48,7 @@ impl UsedRing {
         memory.read_u16(self.address.saturating_add(USED_INDEX)).unwrap_or(self.last)
     }
 
-    fn spoil(&self, memory: &dyn GuestMemory) -> Result<(), MemoryError> {
+    fn break_it(&self, memory: &dyn GuestMemory) -> Result<(), MemoryError> {
         let index = self.index(memory);
         let place = USED_ENTRIES + 8 * u64::from(index % self.size.max(1));
         memory.write(self.address.saturating_add(place), &IMPOSSIBLE_ENTRY)?;
@@ -160,12 +160,10 @@ impl Interrupts {
         }
     }
 
-    /// Nobody serves the queues any more. What is in them will not be completed, and a driver may not assume that it
-    /// will (§2.1.2); but some poll for it all the same, Linux's console with interrupts off. So each used ring gets an
-    /// entry that cannot be true, by which every driver takes the queue for broken: polling ends, new requests fail.
-    pub(super) fn spoil_queues(&mut self) {
+    /// Puts an entry into each used ring by which a driver takes the queue for broken.
+    pub(super) fn break_queues(&mut self) {
         for used in self.queues.iter().filter_map(|queue| queue.used) {
-            if let Err(error) = used.spoil(self.memory.as_ref()) {
+            if let Err(error) = used.break_it(self.memory.as_ref()) {
                 tracing::debug!(%error, "A used ring of a dead device");
             }
         }

@@ -65,4 +65,7 @@ pub struct VirtioIdentity {
     pub features: u64,
     /// Largest size of each queue, powers of two.
     pub queue_sizes: Vec<u16>,
+    /// Whether the queues are made to look broken when the device's process has died, see
+    /// [`VirtioPciDevice::set_dead`].
+    pub breaks_queues: bool,
 }

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use qcow::{BackingOpener, BlockFile, CreateOptions, Image, Mode, NoBacking};
 use virtio_device::GuestMemory;
 
+use super::fake_block::FakeBlock;
 use super::{
-    Backend, BackendError, FileBackend, MemoryBackend, QcowBackend, Storage, StorageFile,
-    VolatileBackend,
+    Backend, BackendError, FileBackend, MemoryBackend, QcowBackend, RemoteBackend, Storage,
+    StorageFile, VolatileBackend,
 };
 use crate::SECTOR_SIZE;
 
@@ -74,6 +75,15 @@ impl BackingOpener for Base {
     }
 }
 
+/// A block device of the host as most are.
+const SMALL: FakeBlock = FakeBlock {
+    block_size: 512,
+    max_transfer_size: u32::MAX,
+    flags: fidl_fuchsia_storage_block::DeviceFlag::TRIM_SUPPORT,
+    fail: zx::Status::OK,
+    dies_after: usize::MAX,
+};
+
 fn initial() -> Vec<u8> {
     (0..CAPACITY).map(|at| (at / SECTOR_SIZE % 251) as u8).collect()
 }
@@ -106,6 +116,10 @@ fn memory() -> Box<dyn Backend> {
     Box::new(backend)
 }
 
+fn remote(device: FakeBlock) -> Box<dyn Backend> {
+    Box::new(RemoteBackend::new(device.serve(initial()), true).unwrap())
+}
+
 fn volatile(below: Box<dyn Backend>) -> Box<dyn Backend> {
     Box::new(VolatileBackend::new(below).unwrap())
 }
@@ -121,6 +135,9 @@ fn all() -> Vec<(&'static str, Box<dyn Backend>)> {
         ("volatile file", volatile(file(true))),
         ("volatile file in messages", volatile(file(false))),
         ("volatile qcow", volatile(qcow())),
+        ("remote", remote(SMALL)),
+        ("remote in small pieces", remote(FakeBlock { max_transfer_size: 1500, ..SMALL })),
+        ("volatile remote", volatile(remote(SMALL))),
     ]
 }
 
@@ -258,6 +275,54 @@ fn a_failing_storage_is_an_error() {
     let file = StorageFile::new(failing()).unwrap();
     let error = file.write_at(&[0; 512], 0).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_remote_device_that_fails_or_dies_is_an_error() {
+    let backend = remote(FakeBlock { fail: zx::Status::IO_DATA_INTEGRITY, ..SMALL });
+    let mut sector = [0; 512];
+    for result in [backend.read(&mut sector, 0), backend.write(&[1; 512], 0), backend.flush()] {
+        let failed = BackendError::Storage(zx::Status::IO_DATA_INTEGRITY);
+        assert_eq!(result.unwrap_err().to_string(), failed.to_string());
+    }
+    let backend = remote(FakeBlock { dies_after: 3, ..SMALL });
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| while backend.read(&mut [0; 4096], 0).is_ok() {});
+        }
+    });
+    assert!(backend.flush().is_err());
+}
+
+#[test]
+fn a_remote_device_that_no_disk_can_be_made_of_is_refused() {
+    use fidl_fuchsia_storage_block::DeviceFlag;
+    for device in [
+        FakeBlock { block_size: 100, ..SMALL },
+        FakeBlock { block_size: 0, ..SMALL },
+        FakeBlock { block_size: 4096, max_transfer_size: 2048, ..SMALL },
+        FakeBlock { flags: DeviceFlag::READONLY, ..SMALL },
+    ] {
+        let result = RemoteBackend::new(device.serve(initial()), true);
+        assert!(matches!(result, Err(BackendError::Unusable(_))), "{device:?}");
+    }
+    let read_only = FakeBlock { flags: DeviceFlag::READONLY, ..SMALL };
+    assert!(RemoteBackend::new(read_only.serve(initial()), false).is_ok());
+}
+
+#[test]
+fn a_remote_device_gets_whole_blocks() {
+    let backend = remote(FakeBlock { block_size: 4096, ..SMALL });
+    assert_eq!((backend.block_size(), backend.capacity()), (4096, CAPACITY));
+    let mut sectors = [0; 8192];
+    backend.read(&mut sectors, 4096).unwrap();
+    assert!(sectors == initial()[4096..][..8192]);
+    assert!(matches!(backend.read(&mut [0; 512], 0), Err(BackendError::Unusable(_))));
+    assert!(matches!(backend.write(&[0; 4096], 512), Err(BackendError::Unusable(_))));
+    // Of a discard, the blocks inside.
+    backend.discard(512, 8192).unwrap();
+    backend.read(&mut sectors, 0).unwrap();
+    assert!(sectors[..4096] == initial()[..4096] && sectors[4096..] == [0xdd; 4096]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased, Task};
 use futures::future::{Either, select};
 use futures::{FutureExt, Stream, StreamExt};
 use std::path::PathBuf;
+use std::pin::pin;
 use vfs::execution_scope::ExecutionScope;
 
 /// Makes processes.
@@ -217,6 +218,16 @@ fn escrows(
     })
 }
 
+/// The next of them; for ever pending when the program says no more.
+async fn next_escrow(
+    escrows: &mut (impl Stream<Item = flifecycle::LifecycleOnEscrowRequest> + Unpin),
+) -> flifecycle::LifecycleOnEscrowRequest {
+    match escrows.next().await {
+        Some(payload) => payload,
+        None => std::future::pending().await,
+    }
+}
+
 /// Passes it on to the component manager.
 fn escrow(
     control: &fcrunner::ComponentControllerControlHandle,
@@ -247,12 +258,13 @@ impl Running {
         let mut requests = controller.into_stream();
         let control = requests.control_handle();
         self.publish(&control);
-        let mut escrows = escrows(self.lifecycle.as_ref()).fuse();
+        let mut escrows = escrows(self.lifecycle.as_ref());
         let mut asked = false;
         loop {
             let step = {
                 let exited = fasync::OnSignals::new(&self.process, zx::Signals::PROCESS_TERMINATED);
-                let told = select(escrows.select_next_some(), requests.next());
+                let escrowed = pin!(next_escrow(&mut escrows));
+                let told = select(escrowed, requests.next());
                 match select(exited, told).await {
                     Either::Left(_) => Step::Exited,
                     Either::Right((Either::Left((payload, _)), _)) => Step::Escrowed(payload),

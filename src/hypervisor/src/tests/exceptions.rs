@@ -485,3 +485,96 @@ fn data_breakpoints_trap_after_the_access() {
     assert_eq!(vcpu.cpu_mut().state.dr[6] & 0xf, 2);
     assert_eq!(read_u64(&system.guest, DATA) >> 56, 2);
 }
+
+/// Emits an IRETQ to the code behind it.
+fn return_to_next(a: &mut CodeAssembler, code: i32, flags: i32) {
+    let mut next = a.create_label();
+    a.mov(rcx, rsp).unwrap();
+    a.push(i32::from(DATA_SELECTOR)).unwrap();
+    a.push(rcx).unwrap();
+    a.push(flags).unwrap();
+    a.push(code).unwrap();
+    a.lea(rax, ptr(next)).unwrap();
+    a.push(rax).unwrap();
+    a.iretq().unwrap();
+    a.set_label(&mut next).unwrap();
+}
+
+#[test]
+fn repeated_returns_load_what_the_frame_says() {
+    const ROUNDS: u32 = 100;
+    // Everything but TF, IF and NT; then nothing.
+    const FLAGS: i32 = 0x24_3cd7;
+    let system = System::new();
+    let mut vcpu = system.boot(|a| {
+        let mut top = a.create_label();
+        a.xor(esi, esi).unwrap();
+        a.mov(ebx, ROUNDS).unwrap();
+        a.set_label(&mut top).unwrap();
+        for flags in [FLAGS, 2] {
+            return_to_next(a, CODE_SELECTOR.into(), flags);
+            a.pushfq().unwrap();
+            a.pop(rdx).unwrap();
+            a.xor(rdx, flags).unwrap();
+            a.or(rsi, rdx).unwrap();
+            a.sub(rcx, rsp).unwrap();
+            a.or(rsi, rcx).unwrap();
+        }
+        a.dec(ebx).unwrap();
+        a.jnz(top).unwrap();
+        a.ud2().unwrap();
+    });
+    assert_eq!(system.exception(&mut vcpu).0, 6);
+    assert_eq!(vcpu.read_state().gpr[6], 0, "flags or stack pointer came back different");
+    let interpreted = vcpu.cpu_mut().translator.counters.interpreted;
+    assert!(interpreted < u64::from(ROUNDS), "{interpreted} instructions were interpreted");
+}
+
+#[test]
+fn a_return_sees_that_its_descriptor_has_changed() {
+    const OTHER: u64 = GDT + ABSENT_SELECTOR as u64;
+    let system = System::new();
+    let mut vcpu = system.boot(|a| {
+        let mut top = a.create_label();
+        a.mov(rax, 0x00af_9b00_0000_ffff_u64).unwrap();
+        a.mov(qword_ptr(OTHER), rax).unwrap();
+        a.mov(ebx, 10).unwrap();
+        a.set_label(&mut top).unwrap();
+        return_to_next(a, ABSENT_SELECTOR.into(), 2);
+        a.dec(ebx).unwrap();
+        // Not present for the last round.
+        a.cmp(ebx, 1).unwrap();
+        a.setne(al).unwrap();
+        a.movzx(eax, al).unwrap();
+        a.shl(eax, 7).unwrap();
+        a.or(eax, 0x1b).unwrap();
+        a.mov(byte_ptr(OTHER + 5), al).unwrap();
+        a.jmp(top).unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!((vector, frame.error), (11, Some(ABSENT_SELECTOR.into())));
+    assert_eq!((vcpu.read_state().gpr[3], frame.cs), (1, ABSENT_SELECTOR.into()));
+}
+
+#[test]
+fn a_system_call_gate_is_left_the_same_way_every_time() {
+    let system = System::new();
+    system.open_to_user();
+    system.gate(0x80, 0xee, 0);
+    let mut vcpu = system.boot(|a| {
+        enter_user(a);
+        let mut top = a.create_label();
+        a.mov(ebx, 5).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.int(0x80).unwrap();
+        a.dec(ebx).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    for _ in 0..5 {
+        let (vector, frame) = system.exception(&mut vcpu);
+        assert_eq!((vector, frame.cs, frame.ss), (0x80, USER_CODE.into(), USER_DATA.into()));
+        assert_eq!(frame.rsp, STACK);
+    }
+    assert_eq!(system.exception(&mut vcpu).0, 13, "HLT is still privileged");
+}

@@ -3,6 +3,7 @@
 mod debugger;
 mod exceptions;
 mod kick;
+mod litmus;
 mod machine;
 mod modes;
 mod paging;

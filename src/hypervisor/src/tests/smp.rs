@@ -9,7 +9,7 @@ use std::thread;
 /// Runs one 64-bit program a vCPU, each on a thread of its own, until all have written to a port. Gives what they wrote.
 ///
 /// Every vCPU starts with its number in RDI. Interprocessor interrupts are passed on.
-fn run_all(guest: &Arc<Guest>, entries: &[u64]) -> Vec<u32> {
+pub(super) fn run_all(guest: &Arc<Guest>, entries: &[u64]) -> Vec<u32> {
     let remotes: Mutex<Vec<Arc<VcpuRemote>>> = Mutex::default();
     let ready = Barrier::new(entries.len());
     // The bootstrap processor's registers are what the others start with too.
@@ -68,7 +68,7 @@ fn meet(a: &mut CodeAssembler, address: u64, count: u32) {
     a.jb(wait).unwrap();
 }
 
-fn report(a: &mut CodeAssembler) {
+pub(super) fn report(a: &mut CodeAssembler) {
     a.out(0x10, eax).unwrap();
 }
 
@@ -80,7 +80,7 @@ fn run_same(count: usize, build: impl FnOnce(&mut CodeAssembler)) -> (Arc<Guest>
 }
 
 /// Emits `body` in a loop of `count` rounds in ESI.
-fn repeat(a: &mut CodeAssembler, count: u32, body: impl FnOnce(&mut CodeAssembler)) {
+pub(super) fn repeat(a: &mut CodeAssembler, count: u32, body: impl FnOnce(&mut CodeAssembler)) {
     let mut top = a.create_label();
     a.mov(esi, count).unwrap();
     a.set_label(&mut top).unwrap();
@@ -252,46 +252,6 @@ fn messages_arrive_after_their_data() {
         report(a);
     });
     assert_eq!(run_all(&guest, &[CODE, CODE + 0x1000])[1], 0);
-}
-
-#[test]
-fn fences_order_a_store_before_a_load() {
-    // Dekker's core: with MFENCE the two vCPUs never both read 0.
-    let guest = guest();
-    let build = |mine: u64, other: u64, result: u64| {
-        move |a: &mut CodeAssembler| {
-            repeat(a, 3_000, |a| {
-                let mut wait = a.create_label();
-                a.mov(dword_ptr(mine), 0).unwrap();
-                // Rendezvous before and after each round on an ever-growing counter.
-                let both = |a: &mut CodeAssembler, wait: &mut CodeLabel| {
-                    a.add(r8d, 2).unwrap();
-                    a.lock().inc(dword_ptr(DATA + 0x100)).unwrap();
-                    a.set_label(wait).unwrap();
-                    a.pause().unwrap();
-                    a.cmp(dword_ptr(DATA + 0x100), r8d).unwrap();
-                    a.jb(*wait).unwrap();
-                };
-                both(a, &mut wait);
-                a.mov(dword_ptr(mine), 1).unwrap();
-                a.mfence().unwrap();
-                a.mov(ecx, dword_ptr(other)).unwrap();
-                a.mov(dword_ptr(result), ecx).unwrap();
-                let mut wait = a.create_label();
-                both(a, &mut wait);
-                a.mov(edx, dword_ptr(DATA + 0x3000)).unwrap();
-                a.or(edx, dword_ptr(DATA + 0x3040)).unwrap();
-                a.xor(edx, 1).unwrap();
-                a.add(eax, edx).unwrap();
-                let mut wait = a.create_label();
-                both(a, &mut wait);
-            });
-            report(a);
-        }
-    };
-    load_at(&guest, CODE, build(DATA + 0x1000, DATA + 0x2000, DATA + 0x3000));
-    load_at(&guest, CODE + 0x1000, build(DATA + 0x2000, DATA + 0x1000, DATA + 0x3040));
-    assert_eq!(run_all(&guest, &[CODE, CODE + 0x1000]), [0, 0]);
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub(super) fn form(code: Code) -> Form {
     forms[code as usize]
 }
 
-fn features_allowed(code: Code) -> bool {
+pub(super) fn features_allowed(code: Code) -> bool {
     use CpuidFeature as F;
     code.cpuid_features().iter().all(|feature| {
         matches!(

@@ -391,7 +391,11 @@ fn mask_move_mmx(cpu: &mut Cpu, instruction: &Instruction) -> Result<(), Fault> 
     let register = |n: usize| 32 + 16 * ((n + 8 - top) % 8);
     let data: [u8; 8] = word(&area.0, register(instruction.op1_register().number() & 7));
     let mask: [u8; 8] = word(&area.0, register(instruction.op2_register().number() & 7));
-    store_masked(cpu, va, &data, &mask)
+    store_masked(cpu, va, &data, &mask)?;
+    // As every MMX instruction does: TOP becomes 0 and all registers valid (SDM vol. 1 §9.5.1).
+    // SAFETY: reads a register that compiled Rust does not use.
+    unsafe { asm!("movd eax, mm0", out("eax") _, options(nomem, nostack, preserves_flags)) }
+    Ok(())
 }
 
 /// VGATHER and VPGATHER: a fault leaves the elements before it done and their masks clear.

@@ -7,6 +7,7 @@ use super::emit::{AccessInfo, Kind};
 use super::thunks::answer;
 use super::{PendingStore, RunExit, fpu, links, smc};
 use crate::cpu::Cpu;
+use crate::cpuid::{Vendor, vendor};
 use std::sync::atomic::Ordering;
 
 use crate::exception::{Event, Exception, Fault, deliver};
@@ -274,10 +275,26 @@ pub(super) fn demands_alignment(instruction: &Instruction) -> bool {
             | M::Movdqu
             | M::Lddqu
             | M::Pcmpestri
+            | M::Pcmpestri64
+            | M::Pcmpestrm64
             | M::Pcmpestrm
             | M::Pcmpistri
             | M::Pcmpistrm
     );
+    // AMD's processors take SHA operands anywhere, Intel's do not (SDM vol. 2, exception type 4).
+    let hashes = matches!(
+        mnemonic,
+        M::Sha1rnds4
+            | M::Sha1nexte
+            | M::Sha1msg1
+            | M::Sha1msg2
+            | M::Sha256rnds2
+            | M::Sha256msg1
+            | M::Sha256msg2
+    );
+    if hashes && vendor() == Vendor::Amd {
+        return false;
+    }
     let vector = form(instruction.code()).unit == Unit::Sse;
     (vector && instruction.memory_size().size() == 16 && !unaligned) || mnemonic == M::Cmpxchg16b
 }

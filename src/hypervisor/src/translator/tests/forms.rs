@@ -1,7 +1,7 @@
 //! Every instruction form the translator copies, with random operands and state.
 
 use iced_x86::{
-    Code, Encoder, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind, Register,
+    Code, Encoder, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind as K, OpKind, Register,
 };
 
 use super::harness::{CODE, DATA, DATA_SIZE, End, Harness, Random, Registers, difference};
@@ -16,7 +16,7 @@ fn gpr8(random: &mut Random) -> Register {
 }
 
 /// Builds an instruction of the given form; `None` for operand kinds that user code does not have.
-fn build(code: Code, random: &mut Random) -> Option<Instruction> {
+pub(super) fn build(code: Code, random: &mut Random) -> Option<Instruction> {
     let info = code.op_code();
     let mut instruction = Instruction::default();
     instruction.set_code(code);
@@ -53,6 +53,23 @@ fn build(code: Code, random: &mut Random) -> Option<Instruction> {
             | K::ymm_or_mem
             | K::mm_or_mem => {
                 set_memory(&mut instruction, n, kind, random);
+                continue;
+            }
+            K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y => {
+                let first = match kind {
+                    K::mem_vsib32x | K::mem_vsib64x => Register::XMM0,
+                    _ => Register::YMM0,
+                };
+                instruction.set_op_kind(n, OpKind::Memory);
+                instruction.set_memory_base(gpr(Register::RAX, random));
+                instruction.set_memory_index(gpr(first, random));
+                instruction.set_memory_index_scale(1 << random.below(4));
+                instruction.set_memory_displacement64(i64::from(random.next() as i8) as u64);
+                instruction.set_memory_displ_size(1);
+                continue;
+            }
+            K::seg_rDI => {
+                instruction.set_op_kind(n, OpKind::MemorySegRDI);
                 continue;
             }
             K::r8_reg | K::r8_opcode => gpr8(random),
@@ -164,6 +181,16 @@ fn aim(instruction: &Instruction, registers: &mut Registers, random: &mut Random
         0 => DATA + 4096 - random.below(size.max(2)),
         _ => DATA + random.below(limit) / align * align,
     };
+    aim_at(target, instruction, registers, random);
+}
+
+/// Gives the memory operand's registers values that make its address `target`.
+pub(super) fn aim_at(
+    target: u64,
+    instruction: &Instruction,
+    registers: &mut Registers,
+    random: &mut Random,
+) {
     let disp = instruction.memory_displacement64();
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     if base == Register::None && index == Register::None {
@@ -171,6 +198,22 @@ fn aim(instruction: &Instruction, registers: &mut Registers, random: &mut Random
     }
     let scale = u64::from(instruction.memory_index_scale());
     let mut rest = target.wrapping_sub(disp);
+    if instruction.is_vsib() {
+        // Indices of either width that stay inside the data: those of 64 bits have a zero upper half.
+        let wide = matches!(
+            instruction.code().mnemonic(),
+            Mnemonic::Vgatherqps
+                | Mnemonic::Vgatherqpd
+                | Mnemonic::Vpgatherqd
+                | Mnemonic::Vpgatherqq
+        );
+        for lane in registers.vector[index.number()].chunks_mut(if wide { 8 } else { 4 }) {
+            lane.fill(0);
+            lane[0] = random.below(100) as u8;
+        }
+        registers.gpr[base.number()] = (DATA + 0x1000 + random.below(0x800)).wrapping_sub(disp);
+        return;
+    }
     if index != Register::None {
         let value = random.below(64);
         registers.gpr[index.number()] = value;
@@ -182,21 +225,27 @@ fn aim(instruction: &Instruction, registers: &mut Registers, random: &mut Random
     // The bit offset of a bit string reaches beyond the operand: keep it inside the data.
     if form(instruction.code()).class == Class::BitString {
         let number = instruction.op1_register().number();
-        if base.number() != number && index.number() != number {
+        // `Register::None` has a number, too.
+        let addresses =
+            |register: Register| register != Register::None && register.number() == number;
+        if !addresses(base) && !addresses(index) {
             registers.gpr[number] = random.below(200);
         }
     }
 }
 
-fn undefined_flags(instruction: &Instruction) -> u64 {
+pub(super) fn undefined_flags(instruction: &Instruction) -> u64 {
     use iced_x86::RflagsBits as R;
     let bits = instruction.rflags_undefined();
+    // Also undefined by any count but 1, where the result of processors depends on more than the operands.
+    let rotates = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr);
+    let bits = if rotates { bits | R::OF } else { bits };
     let map = [(R::OF, 11), (R::SF, 7), (R::ZF, 6), (R::AF, 4), (R::CF, 0), (R::PF, 2)];
     map.iter().filter(|(bit, _)| bits & bit != 0).fold(0, |flags, (_, n)| flags | 1 << n)
 }
 
 /// Forms whose result differs from run to run, or that a fault handler cannot tell apart.
-fn excluded(code: Code) -> bool {
+pub(super) fn excluded(code: Code) -> bool {
     use iced_x86::Mnemonic as M;
     matches!(
         code.mnemonic(),
@@ -246,6 +295,10 @@ fn check_forms(seed: u64, rounds: u64) {
             let bytes = encoder.take_buffer();
             encodable = true;
             let mut registers = random.registers();
+            registers.mxcsr = random.mxcsr();
+            if instruction.op0_kind() == OpKind::MemorySegRDI {
+                registers.gpr[7] = DATA + random.below(DATA_SIZE - 16);
+            }
             if memory_operand(&instruction).is_some() {
                 aim(&instruction, &mut registers, &mut random);
             }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
-use crate::guest::Guest;
+use crate::exit::Exit;
+use crate::guest::{Guest, TrapKind};
 use crate::state::{Segment, seg};
 use crate::translator::asm::{Asm, Mem};
 use crate::translator::{RunExit, run};
@@ -18,6 +19,13 @@ pub(super) const CODE_SIZE: u64 = 0x4000;
 pub(super) const DATA: u64 = 0x3100_0000;
 /// Mapped bytes of data; the page behind them is not mapped.
 pub(super) const DATA_SIZE: u64 = 0x3000;
+/// A page where the guest has neither RAM nor a trap; natively it is all ones before each run.
+pub(super) const VOID: u64 = 0x3200_0000;
+/// A page of the guest with a MEM trap.
+pub(super) const TRAP: u64 = 0x3300_0000;
+const PHYSICAL_VOID: u64 = 0x4000_0000;
+const PHYSICAL_TRAP: u64 = 0x4100_0000;
+const TRAP_KEY: u64 = 5;
 const PHYSICAL_CODE: u64 = 0x10_0000;
 const PHYSICAL_DATA: u64 = 0x12_0000;
 
@@ -47,6 +55,8 @@ pub(super) enum End {
     Finished,
     /// With an exception, at this address.
     Exception { vector: u8, rip: u64 },
+    /// At a MEM trap, this far into its page.
+    Trap { offset: u64 },
 }
 
 /// Everything a run leaves behind.
@@ -112,6 +122,7 @@ fn build_native() -> NativeStubs {
     assert_eq!(std::mem::offset_of!(Context, vector), OFFSET_VECTOR as usize);
     map_fixed(CODE, CODE_SIZE);
     map_fixed(DATA, DATA_SIZE);
+    map_fixed(VOID, 0x1000);
     let stubs_at = CODE - 0x1000;
     map_fixed(stubs_at, 0x1000);
     let mut asm = Asm::new();
@@ -252,6 +263,7 @@ impl Harness {
         rustix::fs::ftruncate(&ram, 4 << 20).expect("ftruncate");
         guest.map(0, ram.as_fd(), 0, 4 << 20).expect("map");
         build_page_tables(&guest);
+        guest.set_trap(TrapKind::Mem, PHYSICAL_TRAP, 0x1000, TRAP_KEY, None).expect("trap");
         let mut vcpu = Vcpu::new(&guest, CODE).expect("vcpu");
         // After the translator's: it forwards what is not native, whichever came first.
         install_handler();
@@ -283,6 +295,7 @@ impl Harness {
         write_native(CODE + code.len() as u64, &asm.code);
         protect(CODE, CODE_SIZE, MprotectFlags::READ | MprotectFlags::EXEC);
         write_native(DATA, data);
+        write_native(VOID, &[0xff; 0x1000]);
         let mut context = Context {
             gpr: registers.gpr,
             flags: registers.flags,
@@ -351,8 +364,15 @@ impl Harness {
                         // As the run loop does.
                         let stepped = crate::interp::fetch(cpu)
                             .and_then(|instruction| crate::interp::execute(cpu, &instruction));
-                        if let Err(crate::exception::Fault::Exception(exception)) = stepped {
-                            break End::Exception { vector: exception.vector, rip: cpu.state.rip };
+                        match stepped {
+                            Err(crate::exception::Fault::Exception(exception)) => {
+                                let (vector, rip) = (exception.vector, cpu.state.rip);
+                                break End::Exception { vector, rip };
+                            }
+                            Ok(crate::interp::Flow::Exit(Exit::Mem { addr, .. })) => {
+                                break End::Trap { offset: addr - PHYSICAL_TRAP };
+                            }
+                            _ => {}
                         }
                     }
                     turns += 1;
@@ -362,6 +382,9 @@ impl Harness {
                         cpu.state.rip,
                         cpu.needs_stepping()
                     );
+                }
+                RunExit::Exit(Exit::Mem { key: TRAP_KEY, addr, .. }) => {
+                    break End::Trap { offset: addr - PHYSICAL_TRAP };
                 }
                 other => panic!("unexpected exit {other:?}"),
             }
@@ -422,7 +445,13 @@ fn build_page_tables(guest: &Guest) {
         |at: u64, value: u64| guest.write_memory(at, &value.to_le_bytes()).expect("page table");
     entry(0x1000, 0x2003);
     entry(0x2000, 0x3003);
-    for (va, gpa, len) in [(CODE, PHYSICAL_CODE, CODE_SIZE), (DATA, PHYSICAL_DATA, DATA_SIZE)] {
+    let pages = [
+        (CODE, PHYSICAL_CODE, CODE_SIZE),
+        (DATA, PHYSICAL_DATA, DATA_SIZE),
+        (VOID, PHYSICAL_VOID, 0x1000),
+        (TRAP, PHYSICAL_TRAP, 0x1000),
+    ];
+    for (va, gpa, len) in pages {
         let directory = 0x3000 + (va >> 21 & 511) * 8;
         let table = 0x4000 + (va >> 21 & 511) * 0x1000 % 0x10_0000;
         entry(directory, table | 3);
@@ -459,6 +488,14 @@ impl Random {
             4 => i64::from(self.next() as i32) as u64,
             _ => self.next(),
         }
+    }
+
+    /// Any rounding mode, flush to zero and denormals-are-zero now and then, some exceptions unmasked rarely, some flags
+    /// set.
+    pub(super) fn mxcsr(&mut self) -> u32 {
+        let modes = self.next() as u32 & 0xe07f;
+        let masks = if self.below(8) == 0 { self.next() as u32 & 0x1f80 } else { 0x1f80 };
+        if self.below(2) == 0 { 0x1f80 } else { modes | masks }
     }
 
     pub(super) fn registers(&mut self) -> Registers {

@@ -254,10 +254,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn ret(&mut self, insn: &Insn) {
-        let pop = 8 + match insn.instruction.op_count() {
-            0 => 0,
-            _ => i32::from(insn.instruction.immediate16()),
-        };
+        let pop = released_by_return(insn);
         if self.source.single {
             return self.interpret(insn, true);
         }
@@ -267,6 +264,14 @@ impl Emitter<'_> {
         self.finish_access();
         self.asm.lea(reg::GUEST_SP, Mem::Base(reg::GUEST_SP, pop));
         self.asm.ret();
+    }
+}
+
+/// Bytes that RET takes off the stack.
+pub(super) fn released_by_return(insn: &Insn) -> i32 {
+    match insn.instruction.op_count() {
+        0 => 8,
+        _ => 8 + i32::from(insn.instruction.immediate16()),
     }
 }
 

@@ -183,6 +183,26 @@ impl Emitter<'_> {
             self.asm.store(rax, reg::RAX);
             self.asm.flags_to_ax();
         }
+        let (jump, tag) = self.search(kind, size);
+        let back = self.asm.code.len();
+        if flags_live {
+            self.asm.flags_from_ax();
+            self.asm.load(reg::RAX, rax);
+        }
+        let info = AccessInfo {
+            size: size as u16,
+            kind,
+            flags_in_ax: flags_live,
+            flags_in_slot: self.parked,
+            transfers,
+        };
+        self.open_access =
+            Some(ColdAccess { jump, back, end: back, info, tag, instruction: self.current });
+    }
+
+    /// The look-up proper. Gives the jump taken when the set does not have the page for all of the access, with S0 and S1
+    /// then as they are after the comparison, and the offset of the tag.
+    pub(super) fn search(&mut self, kind: Kind, size: usize) -> (usize, i32) {
         if self.env.bmi2 {
             self.asm.rorx(reg::S1, reg::S0, TLB_SHIFT as u8);
         } else {
@@ -198,20 +218,7 @@ impl Emitter<'_> {
         self.asm.alu_imm(Alu::Cmp, true, reg::S0, 4096 - size as i32);
         let jump = self.asm.jcc_forward(cc::A);
         self.asm.alu_rm(Alu::Add, reg::S0, Mem::Gs(reg::S1, offset_of!(TlbEntry, host) as i32));
-        let back = self.asm.code.len();
-        if flags_live {
-            self.asm.flags_from_ax();
-            self.asm.load(reg::RAX, rax);
-        }
-        let info = AccessInfo {
-            size: size as u16,
-            kind,
-            flags_in_ax: flags_live,
-            flags_in_slot: self.parked,
-            transfers,
-        };
-        self.open_access =
-            Some(ColdAccess { jump, back, end: back, info, tag, instruction: self.current });
+        (jump, tag)
     }
 
     /// Marks the end of the code that uses the last look-up's host address.

@@ -20,6 +20,7 @@ use crate::state::CpuState;
 use crate::tlb::{TlbSet, code_index};
 use memory::ColdAccess;
 pub(super) use memory::{AccessInfo, Kind};
+use stack::ColdGroup;
 
 /// Most guest instructions in a block.
 pub(super) const MAX_INSTRUCTIONS: usize = 64;
@@ -102,6 +103,7 @@ pub(super) struct Emitter<'a> {
     open_access: Option<ColdAccess>,
     cold_accesses: Vec<ColdAccess>,
     cold: Vec<Cold>,
+    cold_groups: Vec<ColdGroup>,
     /// Code offset of each emitted instruction.
     labels: Vec<usize>,
     /// Displacements that wait for the label of an instruction.
@@ -130,6 +132,7 @@ impl<'a> Emitter<'a> {
             open_access: None,
             cold_accesses: Vec::new(),
             cold: Vec::new(),
+            cold_groups: Vec::new(),
             labels: Vec::new(),
             pending: Vec::new(),
         }
@@ -138,7 +141,8 @@ impl<'a> Emitter<'a> {
     /// Emits everything.
     pub(super) fn emit(mut self) -> Product {
         let instructions = self.source.instructions;
-        for (index, insn) in instructions.iter().enumerate() {
+        let mut index = 0;
+        while let Some(insn) = instructions.get(index) {
             self.current = index;
             if index == 0 {
                 self.entries(insn);
@@ -153,10 +157,17 @@ impl<'a> Emitter<'a> {
                 }
             }
             self.place_flags(insn);
-            self.instruction(insn);
-            self.finish_access();
+            let together = self.stack_run(index);
+            if together > 1 {
+                self.stack_group(index, together);
+            } else {
+                self.instruction(insn);
+                self.finish_access();
+            }
+            index += together;
         }
         self.finish_block();
+        self.emit_cold_groups();
         self.emit_cold_accesses();
         self.emit_cold();
         for (at, index) in std::mem::take(&mut self.pending) {

@@ -34,6 +34,15 @@ const CASES: &[(&str, Build)] = &[
         a.pop(rbx)?;
         a.xor(ecx, ecx)
     }),
+    ("push rbx; push rbp; push r12; pop r12; pop rbp; pop rbx; ret", |a| {
+        a.push(rbx)?;
+        a.push(rbp)?;
+        a.push(r12)?;
+        a.pop(r12)?;
+        a.pop(rbp)?;
+        a.pop(rbx)?;
+        a.ret()
+    }),
     ("call; ret", |a| {
         let mut f = a.create_label();
         a.call(f)?;

@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 
-use super::harness::{CODE, DATA, Harness, Random, Registers, difference};
+use super::harness::{CODE, DATA, DATA_SIZE, Harness, Random, Registers, difference};
 
 fn registers() -> Registers {
     let mut registers = Random(7).registers();
@@ -167,4 +167,39 @@ fn mismatched_returns() {
         a.set_label(&mut two)?;
         a.mov(ebp, 78)
     });
+}
+
+#[test]
+fn runs_of_pushes_and_pops_cross_pages_and_stop_at_faults_like_single_ones() {
+    let mut harness = Harness::new();
+    let code = {
+        let mut a = CodeAssembler::new(64).expect("assembler");
+        let mut build = || -> Result<(), iced_x86::IcedError> {
+            // The flags live through both runs.
+            a.cmp(rax, rcx)?;
+            for register in [rbx, rbp, r10, r12, r15] {
+                a.push(register)?;
+            }
+            a.setb(al)?;
+            a.add(rsp, 8)?;
+            a.cmp(rax, rcx)?;
+            for register in [r15, r12, r11, rbp, rbx, rsi, rdi] {
+                a.pop(register)?;
+            }
+            a.setb(ah)
+        };
+        build().expect("code");
+        a.assemble(CODE).expect("assemble")
+    };
+    let mut random = Random(21);
+    for page in [0, 0x1000, DATA_SIZE] {
+        for word in -12..12 {
+            let mut registers = random.registers();
+            registers.gpr[4] = (DATA + page).wrapping_add_signed(8 * word);
+            let data = random.data();
+            let (native, translated) = harness.compare(&code, &registers, &data);
+            let found = difference(&native, &translated, 0);
+            assert_eq!(found, None, "stack pointer at {:#x}", registers.gpr[4]);
+        }
+    }
 }

@@ -9,6 +9,13 @@ fn input(flags: u64) -> u64 {
     flags & rflags::STATUS | rflags::FIXED | rflags::IF
 }
 
+/// One instruction between a POPFQ of `flags` and a PUSHFQ into them.
+macro_rules! flagged {
+    ($flags:ident, $instruction:expr, $($operands:tt)*) => {
+        asm!("push {f}", "popfq", $instruction, "pushfq", "pop {f}", f = inout(reg) $flags, $($operands)*)
+    };
+}
+
 macro_rules! two_operands {
     ($($name:ident = $mnemonic:literal;)*) => {$(
         /// Result and status flags of the instruction on the low `size` bytes.
@@ -20,16 +27,12 @@ macro_rules! two_operands {
                 match size {
                     1 => {
                         let mut low = a as u8;
-                        asm!("push {f}", "popfq", concat!($mnemonic, " {a}, {b}"), "pushfq", "pop {f}",
-                            a = inout(reg_byte) low, b = in(reg_byte) b as u8, f = inout(reg) flags);
+                        flagged!(flags, concat!($mnemonic, " {a}, {b}"), a = inout(reg_byte) low, b = in(reg_byte) b as u8);
                         a = low.into();
                     }
-                    2 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:x}, {b:x}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, f = inout(reg) flags),
-                    4 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:e}, {b:e}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, f = inout(reg) flags),
-                    _ => asm!("push {f}", "popfq", concat!($mnemonic, " {a}, {b}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, f = inout(reg) flags),
+                    2 => flagged!(flags, concat!($mnemonic, " {a:x}, {b:x}"), a = inout(reg) a, b = in(reg) b),
+                    4 => flagged!(flags, concat!($mnemonic, " {a:e}, {b:e}"), a = inout(reg) a, b = in(reg) b),
+                    _ => flagged!(flags, concat!($mnemonic, " {a}, {b}"), a = inout(reg) a, b = in(reg) b),
                 }
             }
             (a, flags & rflags::STATUS)
@@ -58,16 +61,12 @@ macro_rules! one_operand {
                 match size {
                     1 => {
                         let mut low = a as u8;
-                        asm!("push {f}", "popfq", concat!($mnemonic, " {a}"), "pushfq", "pop {f}",
-                            a = inout(reg_byte) low, f = inout(reg) flags);
+                        flagged!(flags, concat!($mnemonic, " {a}"), a = inout(reg_byte) low);
                         a = low.into();
                     }
-                    2 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:x}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, f = inout(reg) flags),
-                    4 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:e}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, f = inout(reg) flags),
-                    _ => asm!("push {f}", "popfq", concat!($mnemonic, " {a}"), "pushfq", "pop {f}",
-                        a = inout(reg) a, f = inout(reg) flags),
+                    2 => flagged!(flags, concat!($mnemonic, " {a:x}"), a = inout(reg) a),
+                    4 => flagged!(flags, concat!($mnemonic, " {a:e}"), a = inout(reg) a),
+                    _ => flagged!(flags, concat!($mnemonic, " {a}"), a = inout(reg) a),
                 }
             }
             (a, flags & rflags::STATUS)
@@ -93,16 +92,12 @@ macro_rules! shifts {
                 match size {
                     1 => {
                         let mut low = a as u8;
-                        asm!("push {f}", "popfq", concat!($mnemonic, " {a}, cl"), "pushfq", "pop {f}",
-                            a = inout(reg_byte) low, in("cl") count, f = inout(reg) flags);
+                        flagged!(flags, concat!($mnemonic, " {a}, cl"), a = inout(reg_byte) low, in("cl") count);
                         a = low.into();
                     }
-                    2 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:x}, cl"), "pushfq", "pop {f}",
-                        a = inout(reg) a, in("cl") count, f = inout(reg) flags),
-                    4 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:e}, cl"), "pushfq", "pop {f}",
-                        a = inout(reg) a, in("cl") count, f = inout(reg) flags),
-                    _ => asm!("push {f}", "popfq", concat!($mnemonic, " {a}, cl"), "pushfq", "pop {f}",
-                        a = inout(reg) a, in("cl") count, f = inout(reg) flags),
+                    2 => flagged!(flags, concat!($mnemonic, " {a:x}, cl"), a = inout(reg) a, in("cl") count),
+                    4 => flagged!(flags, concat!($mnemonic, " {a:e}, cl"), a = inout(reg) a, in("cl") count),
+                    _ => flagged!(flags, concat!($mnemonic, " {a}, cl"), a = inout(reg) a, in("cl") count),
                 }
             }
             (a, flags & rflags::STATUS)
@@ -129,12 +124,9 @@ macro_rules! wide_operands {
             // SAFETY: as in `two_operands`.
             unsafe {
                 match size {
-                    2 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:x}, {b:x}" $(, $count)?), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, in("cl") count, f = inout(reg) flags),
-                    4 => asm!("push {f}", "popfq", concat!($mnemonic, " {a:e}, {b:e}" $(, $count)?), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, in("cl") count, f = inout(reg) flags),
-                    _ => asm!("push {f}", "popfq", concat!($mnemonic, " {a}, {b}" $(, $count)?), "pushfq", "pop {f}",
-                        a = inout(reg) a, b = in(reg) b, in("cl") count, f = inout(reg) flags),
+                    2 => flagged!(flags, concat!($mnemonic, " {a:x}, {b:x}" $(, $count)?), a = inout(reg) a, b = in(reg) b, in("cl") count),
+                    4 => flagged!(flags, concat!($mnemonic, " {a:e}, {b:e}" $(, $count)?), a = inout(reg) a, b = in(reg) b, in("cl") count),
+                    _ => flagged!(flags, concat!($mnemonic, " {a}, {b}" $(, $count)?), a = inout(reg) a, b = in(reg) b, in("cl") count),
                 }
             }
             (a, flags & rflags::STATUS)
@@ -162,14 +154,10 @@ macro_rules! accumulator {
             // SAFETY: as in `two_operands`; a divide error is excluded by the caller.
             unsafe {
                 match size {
-                    1 => asm!("push {f}", "popfq", concat!($mnemonic, " {s}"), "pushfq", "pop {f}",
-                        s = in(reg_byte) source as u8, inout("rax") rax, f = inout(reg) flags),
-                    2 => asm!("push {f}", "popfq", concat!($mnemonic, " {s:x}"), "pushfq", "pop {f}",
-                        s = in(reg) source, inout("rax") rax, inout("rdx") rdx, f = inout(reg) flags),
-                    4 => asm!("push {f}", "popfq", concat!($mnemonic, " {s:e}"), "pushfq", "pop {f}",
-                        s = in(reg) source, inout("rax") rax, inout("rdx") rdx, f = inout(reg) flags),
-                    _ => asm!("push {f}", "popfq", concat!($mnemonic, " {s}"), "pushfq", "pop {f}",
-                        s = in(reg) source, inout("rax") rax, inout("rdx") rdx, f = inout(reg) flags),
+                    1 => flagged!(flags, concat!($mnemonic, " {s}"), s = in(reg_byte) source as u8, inout("rax") rax),
+                    2 => flagged!(flags, concat!($mnemonic, " {s:x}"), s = in(reg) source, inout("rax") rax, inout("rdx") rdx),
+                    4 => flagged!(flags, concat!($mnemonic, " {s:e}"), s = in(reg) source, inout("rax") rax, inout("rdx") rdx),
+                    _ => flagged!(flags, concat!($mnemonic, " {s}"), s = in(reg) source, inout("rax") rax, inout("rdx") rdx),
                 }
             }
             (rax, rdx, flags & rflags::STATUS)

@@ -1,7 +1,7 @@
 //! Delivery of exceptions and interrupts: frames, error codes, stacks, priorities, double and triple faults.
 
 use super::machine::*;
-use crate::Error;
+use crate::{Error, Vcpu};
 use iced_x86::code_asm::*;
 use std::thread;
 use std::time::Duration;
@@ -211,6 +211,92 @@ fn interrupts_wait_for_the_flag_and_for_the_instruction_after_sti() {
     assert_ne!(frame.rflags & 0x200, 0);
     assert_eq!(vcpu.read_state().rflags & 0x200, 0, "an interrupt gate clears IF");
     assert_eq!(output(&mut vcpu).0, 0xf1);
+}
+
+#[test]
+fn nothing_comes_between_a_stack_segment_and_its_pointer() {
+    let system = System::new();
+    let mut vcpu = system.boot(|a| {
+        a.mov(eax, u32::from(DATA_SELECTOR)).unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.out(0xf0, al).unwrap();
+        a.mov(ss, eax).unwrap();
+        a.mov(rsp, KERNEL_STACK).unwrap();
+        a.out(0xf1, al).unwrap();
+    });
+    assert_eq!(output(&mut vcpu).0, 0xf0);
+    // Waits at the boundary after OUT; MOV SS then holds back what comes while it runs.
+    let cpu = vcpu.cpu_mut();
+    let instruction = crate::interp::fetch(cpu).unwrap();
+    crate::interp::execute(cpu, &instruction).unwrap();
+    vcpu.remote().interrupt(0x51).unwrap();
+    vcpu.remote().interrupt(2).unwrap();
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!((vector, frame.rsp), (2, KERNEL_STACK), "the NMI came after the pointer");
+    assert_eq!(system.exception(&mut vcpu).0, 0x51);
+    assert_eq!(output(&mut vcpu).0, 0xf1);
+}
+
+/// Boots code with the vector units on and the exceptions of both units unmasked.
+fn unmasked(system: &System, build: impl FnOnce(&mut CodeAssembler)) -> Vcpu {
+    let at = DATA + 0x100;
+    system.boot(|a| {
+        a.mov(rax, cr4).unwrap();
+        a.or(eax, 0x600).unwrap();
+        a.mov(cr4, rax).unwrap();
+        a.mov(dword_ptr(at), 0x1f00).unwrap();
+        a.ldmxcsr(dword_ptr(at)).unwrap();
+        a.mov(dword_ptr(at), 0x37e).unwrap();
+        a.fldcw(word_ptr(at)).unwrap();
+        build(a);
+    })
+}
+
+#[test]
+fn an_x87_exception_comes_at_the_next_waiting_instruction() {
+    let system = System::new();
+    let mut vcpu = unmasked(&system, |a| {
+        a.fldz().unwrap();
+        a.fldz().unwrap();
+        a.fdivp(st1, st0).unwrap();
+        // Neither an integer instruction nor one that does not wait.
+        a.mov(ebx, 1).unwrap();
+        a.fnstsw(ax).unwrap();
+        a.wait().unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!(vector, 16);
+    assert_eq!(code_at::<1>(&system, frame.rip), [0x9b]);
+    let state = vcpu.read_state();
+    assert_eq!((state.gpr[3], state.gpr[0] & 0x81), (1, 0x81), "invalid, and summary");
+}
+
+#[test]
+fn a_simd_exception_comes_at_its_instruction_and_changes_nothing() {
+    let system = System::new();
+    let mut vcpu = unmasked(&system, |a| {
+        a.pxor(xmm0, xmm0).unwrap();
+        a.divss(xmm0, xmm0).unwrap();
+    });
+    let (vector, frame) = system.exception(&mut vcpu);
+    assert_eq!(vector, 19);
+    assert_eq!(code_at::<2>(&system, frame.rip), [0xf3, 0x0f]);
+}
+
+#[test]
+fn a_unit_that_is_switched_off_is_not_available() {
+    let system = System::new();
+    let mut vcpu = unmasked(&system, |a| {
+        a.mov(rax, cr0).unwrap();
+        a.or(eax, 8).unwrap();
+        a.mov(cr0, rax).unwrap();
+        a.fldz().unwrap();
+    });
+    assert_eq!(system.exception(&mut vcpu).0, 7);
+    let system = System::new();
+    let mut vcpu = system.boot(|a| a.movaps(xmm0, xmm1).unwrap());
+    assert_eq!(system.exception(&mut vcpu).0, 6, "CR4.OSFXSR is clear");
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn write_tree(tree: &Path) {
                 (0, word) => contents.extend(format!("word{} ", word % 700).bytes()),
                 (1, number) => contents.extend(number.to_le_bytes()),
                 (_, noise) => {
-                    contents.extend_from_slice(&[noise as u8; 9][..noise as usize % 9 + 1])
+                    contents.extend_from_slice(&[noise as u8; 9][..noise as usize % 9 + 1]);
                 }
             }
         }

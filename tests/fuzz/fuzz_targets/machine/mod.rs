@@ -1,6 +1,8 @@
 //! A small guest for the hypervisor's targets: descriptor tables, an exception handler for each vector that reports on
 //! the port of its number, and its memory mapped twice, for the kernel at 0 and for user mode at [`USER`].
 
+#![allow(dead_code, reason = "each target uses its part")]
+
 use hypervisor::{Guest, TrapKind, Vcpu};
 use std::fs::File;
 use std::os::fd::AsFd;

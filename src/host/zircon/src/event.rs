@@ -195,7 +195,7 @@ pub unsafe fn zx_eventpair_create(
     })())
 }
 
-/// See the Zircon documentation of `zx_object_signal`. On an object that is no event, eventpair or FIFO the user
+/// See the Zircon documentation of `zx_object_signal`. On an object that is no event, eventpair, FIFO or socket the user
 /// signals are seen in this process only, and are not carried along when its handle is sent to another.
 ///
 /// # Safety
@@ -207,6 +207,9 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
         match &held.kind {
             Kind::Event(event) => event.signal(clear_mask, set_mask),
             Kind::Fifo(fifo) => fifo.signal(clear_mask, set_mask),
+            Kind::Socket(socket) if socket.user_signals().are_shared() => {
+                socket.user_signals().signal(clear_mask, set_mask)
+            }
             _ if (clear_mask | set_mask) & !ZX_USER_SIGNAL_ALL != 0 => Err(INVALID_ARGS),
             _ => {
                 held.change_local_signals(clear_mask, set_mask);
@@ -216,8 +219,9 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
     })())
 }
 
-/// See the Zircon documentation of `zx_object_signal_peer`. User signals of channel and socket peers are not
-/// supported (`ZX_ERR_NOT_SUPPORTED`): the peer may be in another process, and only eventpairs and FIFOs share memory.
+/// See the Zircon documentation of `zx_object_signal_peer`. User signals of a channel's peer are not supported, nor those of
+/// the peer of a socket that the host gave (`ZX_ERR_NOT_SUPPORTED`): it may be in another process, with which nothing is
+/// shared.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
@@ -232,7 +236,8 @@ pub unsafe fn zx_object_signal_peer(
         match &held.kind {
             Kind::Event(event) => event.signal_peer(clear_mask, set_mask),
             Kind::Fifo(fifo) => fifo.signal_peer(clear_mask, set_mask),
-            Kind::Channel(_) | Kind::Socket(_) => Err(NOT_SUPPORTED),
+            Kind::Socket(socket) => socket.signal_peer(clear_mask, set_mask),
+            Kind::Channel(_) => Err(NOT_SUPPORTED),
             _ => Err(WRONG_TYPE),
         }
     })())

@@ -139,7 +139,7 @@ impl Object {
             Kind::Fifo(fifo) => fifo.sources(interest)?,
             Kind::Job(job) => job.sources(interest),
             Kind::Process(process) => process.sources(interest),
-            Kind::Socket(socket) => socket.sources(interest),
+            Kind::Socket(socket) => socket.sources(interest)?,
             Kind::Timer(timer) => timer.sources(interest),
             _ => [None, None],
         })

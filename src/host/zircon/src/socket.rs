@@ -2,6 +2,7 @@
 
 use crate::handle_table::{get, insert_pair};
 use crate::object::{Kind, Object, Source, Sources};
+use crate::pair_signals::PairSignals;
 use crate::rights;
 use crate::status::{
     BAD_STATE, INVALID_ARGS, NOT_SUPPORTED, PEER_CLOSED, Result, SHOULD_WAIT, Status, answer,
@@ -20,6 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const PEEK: u32 = 1 << 3;
 const STREAM_CHUNK: usize = 1 << 30;
 
+/// In a message: the endpoint's side, and whether its user signals come along.
+const SIDE: u32 = 1 << 10;
+const SIGNALS: u32 = 1 << 11;
+
 /// What is behind a socket handle.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -33,6 +38,7 @@ enum Mode {
 pub(crate) struct Socket {
     fd: OwnedFd,
     mode: Mode,
+    user: PairSignals,
     write_disabled: AtomicBool,
     peer_write_disabled: AtomicBool,
     read_threshold: AtomicU64,
@@ -40,10 +46,11 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    fn new(fd: OwnedFd, mode: Mode) -> Socket {
+    fn new(fd: OwnedFd, mode: Mode, user: PairSignals) -> Socket {
         Socket {
             fd,
             mode,
+            user,
             write_disabled: AtomicBool::new(false),
             peer_write_disabled: AtomicBool::new(false),
             read_threshold: AtomicU64::new(0),
@@ -54,20 +61,21 @@ impl Socket {
     fn pair(mode: Mode) -> Result<(Socket, Socket)> {
         let kind = if mode == Mode::Datagram { SocketType::SEQPACKET } else { SocketType::STREAM };
         let (first, second) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
-        Ok((Socket::new(first, mode), Socket::new(second, mode)))
+        let (own, peer) = PairSignals::pair();
+        Ok((Socket::new(first, mode, own), Socket::new(second, mode, peer)))
     }
 
     /// A socket handle over a stream of the host: a connected stream socket, or anything else that is read and written.
     /// The descriptor of a file that is not a socket is made non-blocking.
     pub(crate) fn from_host_fd(fd: OwnedFd) -> Result<Socket> {
         match rustix::net::sockopt::socket_type(&fd) {
-            Ok(SocketType::STREAM) => Ok(Socket::new(fd, Mode::Stream)),
-            Ok(SocketType::SEQPACKET) => Ok(Socket::new(fd, Mode::Datagram)),
+            Ok(SocketType::STREAM) => Ok(Socket::new(fd, Mode::Stream, PairSignals::none())),
+            Ok(SocketType::SEQPACKET) => Ok(Socket::new(fd, Mode::Datagram, PairSignals::none())),
             Ok(_) => Err(INVALID_ARGS),
             Err(_) => {
                 let flags = rustix::fs::fcntl_getfl(&fd)?;
                 rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-                Ok(Socket::new(fd, Mode::File))
+                Ok(Socket::new(fd, Mode::File, PairSignals::none()))
             }
         }
     }
@@ -89,24 +97,41 @@ impl Socket {
             self.write_threshold.load(Ordering::SeqCst),
             0,
         ];
-        (thresholds, mode | disabled | peer_disabled)
+        let side = if self.user.side() == 1 { SIDE } else { 0 };
+        let signals = if self.user.are_shared() { SIGNALS } else { 0 };
+        (thresholds, mode | disabled | peer_disabled | side | signals)
     }
 
-    pub(crate) fn from_wire(fd: OwnedFd, extra: [u64; 3], flags: u32) -> Socket {
+    pub(crate) fn user_signals(&self) -> &PairSignals {
+        &self.user
+    }
+
+    /// A socket that another process sent; `next` gives its further descriptors.
+    pub(crate) fn from_wire(
+        fd: OwnedFd,
+        extra: [u64; 3],
+        flags: u32,
+        mut next: impl FnMut() -> Result<OwnedFd>,
+    ) -> Result<Socket> {
+        let user = if flags & SIGNALS != 0 {
+            PairSignals::from_fds(next()?, next()?, usize::from(flags & SIDE != 0))
+        } else {
+            PairSignals::none()
+        };
         let mode = match flags & 0xff {
             0 => Mode::Stream,
             1 => Mode::Datagram,
             _ => Mode::File,
         };
-        let socket = Socket::new(fd, mode);
+        let socket = Socket::new(fd, mode, user);
         socket.write_disabled.store(flags & 1 << 8 != 0, Ordering::SeqCst);
         socket.peer_write_disabled.store(flags & 1 << 9 != 0, Ordering::SeqCst);
         socket.read_threshold.store(extra[0], Ordering::SeqCst);
         socket.write_threshold.store(extra[1], Ordering::SeqCst);
-        socket
+        Ok(socket)
     }
 
-    pub(crate) fn sources(&self, interest: zx_signals_t) -> Sources<'_> {
+    pub(crate) fn sources(&self, interest: zx_signals_t) -> Result<Sources<'_>> {
         const INPUT: zx_signals_t = ZX_SOCKET_READABLE | ZX_SOCKET_READ_THRESHOLD;
         const OUTPUT: zx_signals_t = ZX_SOCKET_WRITABLE | ZX_SOCKET_WRITE_THRESHOLD;
         const OTHER: zx_signals_t =
@@ -117,7 +142,8 @@ impl Socket {
         // With the end of the data known, readiness can be told from data.
         events.set(PollFlags::RDHUP, interest & (INPUT | ZX_SOCKET_PEER_WRITE_DISABLED) != 0);
         let any = interest & (INPUT | OUTPUT | OTHER) != 0;
-        [any.then(|| Source { fd: self.fd(), events, edge: false }), None]
+        let first = any.then(|| Source { fd: self.fd(), events, edge: false });
+        Ok([first, self.user.source(interest)?])
     }
 
     pub(crate) fn signals(&self, revents: PollFlags) -> zx_signals_t {
@@ -125,7 +151,7 @@ impl Socket {
         let half_closed = closed || revents.contains(PollFlags::RDHUP);
         let write_disabled = self.write_disabled.load(Ordering::SeqCst);
         let threshold = self.read_threshold.load(Ordering::SeqCst);
-        let mut signals = 0;
+        let mut signals = self.user.load();
         let mut set = |signal, on: bool| signals |= if on { signal } else { 0 };
         set(ZX_SOCKET_PEER_CLOSED, closed);
         set(ZX_SOCKET_WRITE_DISABLED, write_disabled);
@@ -145,6 +171,16 @@ impl Socket {
             set(ZX_SOCKET_WRITE_THRESHOLD, threshold != 0 && self.room() >= threshold);
         }
         signals
+    }
+
+    /// `zx_object_signal_peer`.
+    pub(crate) fn signal_peer(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
+        let mut fds = [rustix::event::PollFd::new(&self.fd, PollFlags::empty())];
+        crate::object::poll_now(&mut fds)?;
+        if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Err(PEER_CLOSED);
+        }
+        self.user.signal_peer(clear, set)
     }
 
     /// Bytes that wait to be read.

@@ -92,6 +92,8 @@ impl<'a> Export<'a> {
             Kind::Resource(resource) => (extra, flags) = resource.to_wire(),
             Kind::Socket(socket) => {
                 fds.push(Fd::Borrowed(socket.fd()));
+                let signals = socket.user_signals().fds().map_err(|_| Errno::MFILE)?;
+                fds.extend(signals.into_iter().flatten().map(Fd::Borrowed));
                 (extra, flags) = socket.to_wire();
             }
             Kind::Timer(timer) => fds.push(Fd::Borrowed(timer.fd())),
@@ -155,7 +157,7 @@ pub(crate) fn import(
             Kind::Process(Process::from_fd(next()?, pid))
         }
         ZX_OBJ_TYPE_RESOURCE => Kind::Resource(Resource::from_wire(extra, flags)?),
-        ZX_OBJ_TYPE_SOCKET => Kind::Socket(Socket::from_wire(next()?, extra, flags)),
+        ZX_OBJ_TYPE_SOCKET => Kind::Socket(Socket::from_wire(next()?, extra, flags, next)?),
         ZX_OBJ_TYPE_TIMER => Kind::Timer(Timer::from_fd(next()?)),
         ZX_OBJ_TYPE_VMO => Kind::Vmo(Vmo::from_wire(next()?, extra, flags)?),
         _ => return Err(IO_DATA_INTEGRITY),

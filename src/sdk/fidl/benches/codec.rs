@@ -5,7 +5,7 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use fidl::encoding::{Decoder, Encoder, ValueType, Vector, WireType};
-use fidl_test_wire::Small;
+use fidl_test_wire::{Pair, Small};
 use std::time::{Duration, Instant};
 
 const SIZE: usize = 60 * 1024;
@@ -14,7 +14,8 @@ fn main() {
     divan::main();
     say_ratios::<Bytes>("bytes", vec![7; SIZE]);
     say_ratios::<Words>("words", vec![7; SIZE / 8]);
-    say_ratios::<Structs>("structs", smalls());
+    say_ratios::<Pairs>("structs", vec![Pair { a: 1, b: 2 }; SIZE / 8]);
+    say_ratios::<Structs>("structs with padding", smalls());
 }
 
 const ROUNDS: usize = 3000;
@@ -91,6 +92,7 @@ fn decode<T: WireType>(bencher: Bencher<'_, '_>, value: T::Owned) {
 
 type Bytes = Vector<u8, { u32::MAX }>;
 type Words = Vector<u64, { u32::MAX }>;
+type Pairs = Vector<Pair, { u32::MAX }>;
 type Structs = Vector<Small, { u32::MAX }>;
 
 fn smalls() -> Vec<Small> {

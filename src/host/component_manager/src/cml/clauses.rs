@@ -12,6 +12,33 @@ impl Compiler {
             .unwrap_or(true)
     }
 
+    /// Whether an offer or expose stands although its source or target does not exist.
+    fn may_be_missing(&mut self, at: &At<'_>, end: &str, text: Option<&str>) -> Option<bool> {
+        let key = format!("{end}_availability");
+        self.choice(&at.key(&key), text, &[("required", false), ("unknown", true)])
+    }
+
+    /// Whether what is offered or exposed under a new name is a single capability.
+    fn one_new_name(&mut self, at: &At<'_>, new_name: Option<&str>, count: usize) -> bool {
+        let one = new_name.is_none() || count == 1;
+        if !one {
+            self.problem(
+                &at.key("as"),
+                "One new name for several capabilities",
+                "Give each an entry of its own",
+            );
+        }
+        one
+    }
+
+    /// The name at the other end of an offer or expose.
+    fn target_name(&mut self, at: &At<'_>, new_name: Option<&str>, name: &Name) -> Option<Name> {
+        match new_name {
+            Some(text) => self.parse(&at.key("as"), "capability's name", text),
+            None => Some(name.clone()),
+        }
+    }
+
     pub(super) fn used(&mut self, at: &At<'_>, clause: &Use) {
         let Some((kind, names)) = self.names(at, &clause.capabilities()) else { return };
         let default = if kind == CapabilityType::Runner { "environment" } else { "parent" };
@@ -150,23 +177,13 @@ impl Compiler {
                 "Say whose capability goes to which child",
             );
         };
-        if clause.r#as.is_some() && names.len() > 1 {
-            return self.problem(
-                &at.key("as"),
-                "One new name for several capabilities",
-                "Give each an entry of its own",
-            );
+        if !self.one_new_name(at, clause.r#as.as_deref(), names.len()) {
+            return;
         }
-        let unknown_source = self.choice(
-            &at.key("source_availability"),
-            clause.source_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
-        let unknown_target = self.choice(
-            &at.key("target_availability"),
-            clause.target_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
+        let unknown_source =
+            self.may_be_missing(at, "source", clause.source_availability.as_deref());
+        let unknown_target =
+            self.may_be_missing(at, "target", clause.target_availability.as_deref());
         let availability = self.availability(at, clause.availability.as_deref());
         let strong = self.dependency(at, clause.dependency.as_deref());
         let rights = clause.rights.as_ref().map(|tokens| self.rights(&at.key("rights"), tokens));
@@ -183,20 +200,17 @@ impl Compiler {
             for (name, place) in &names {
                 let in_dictionary = text.starts_with("self/") || text.starts_with("parent/");
                 if !in_dictionary && !self.exists(&source, kind, name) {
-                    if unknown_source {
-                        source = Source::Void;
-                        availability = Availability::Optional;
-                    } else {
+                    if !unknown_source {
                         self.report_missing(at, &source, kind, name);
                         continue;
                     }
+                    (source, availability) = (Source::Void, Availability::Optional);
                 }
                 for target in self.targets(at, to, unknown_target, text) {
-                    let target_name = match &clause.r#as {
-                        Some(text) => self.parse(&at.key("as"), "capability's name", text),
-                        None => Some(name.clone()),
+                    let Some(target_name) = self.target_name(at, clause.r#as.as_deref(), name)
+                    else {
+                        continue;
                     };
-                    let Some(target_name) = target_name else { continue };
                     self.check_offer(place, kind, &target, &target_name, &source);
                     if strong {
                         dependencies::note_offer(self, &source, &target);
@@ -314,18 +328,11 @@ impl Compiler {
                 "Say \"self\" or the child that has it",
             );
         };
-        if clause.r#as.is_some() && names.len() > 1 {
-            return self.problem(
-                &at.key("as"),
-                "One new name for several capabilities",
-                "Give each an entry of its own",
-            );
+        if !self.one_new_name(at, clause.r#as.as_deref(), names.len()) {
+            return;
         }
-        let unknown_source = self.choice(
-            &at.key("source_availability"),
-            clause.source_availability.as_deref(),
-            &[("required", false), ("unknown", true)],
-        );
+        let unknown_source =
+            self.may_be_missing(at, "source", clause.source_availability.as_deref());
         let to_parent = self.choice(
             &at.key("to"),
             clause.to.as_deref(),
@@ -345,19 +352,15 @@ impl Compiler {
             };
             for (name, place) in &names {
                 if !self.exists(&source, kind, name) {
-                    if unknown {
-                        source = Source::Void;
-                        availability = Availability::Optional;
-                    } else {
+                    if !unknown {
                         self.report_missing(at, &source, kind, name);
                         continue;
                     }
+                    (source, availability) = (Source::Void, Availability::Optional);
                 }
-                let target_name = match &clause.r#as {
-                    Some(text) => self.parse(&at.key("as"), "capability's name", text),
-                    None => Some(name.clone()),
+                let Some(target_name) = self.target_name(at, clause.r#as.as_deref(), name) else {
+                    continue;
                 };
-                let Some(target_name) = target_name else { continue };
                 if self
                     .decl
                     .exposes

@@ -41,7 +41,20 @@ pub unsafe fn zx_channel_create(
     })())
 }
 
-/// Takes handles out of the table for a message; all of them, even when one of them cannot go.
+/// The handles of a message; all are dealt with, even when one of them cannot go.
+fn gather(count: usize, mut next: impl FnMut(usize) -> Result<Held>) -> Result<Vec<Held>> {
+    let mut taken = Vec::with_capacity(count.min(64));
+    let mut result = Ok(());
+    for index in 0..count {
+        match next(index) {
+            Ok(held) => taken.push(held),
+            Err(status) => result = result.and(Err(status)),
+        }
+    }
+    result.map(|()| taken)
+}
+
+/// Takes handles out of the table for a message.
 ///
 /// # Safety
 /// `handles` is valid for reading `count` handles.
@@ -50,27 +63,17 @@ unsafe fn take_handles(
     handles: *const zx_handle_t,
     count: usize,
 ) -> Result<Vec<Held>> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    if handles.is_null() {
+    if handles.is_null() && count != 0 {
         return Err(INVALID_ARGS);
     }
-    let mut taken = Vec::with_capacity(count.min(64));
-    let mut result = Ok(());
-    for index in 0..count {
+    gather(count, |index| {
         // SAFETY: the caller's promise.
         let handle = unsafe { handles.add(index).read() };
         if handle == channel {
-            result = result.and(Err(NOT_SUPPORTED));
-            continue;
+            return Err(NOT_SUPPORTED);
         }
-        match take(handle).and_then(|held| sendable(held, ZX_OBJ_TYPE_NONE)) {
-            Ok(held) => taken.push(held),
-            Err(status) => result = result.and(Err(status)),
-        }
-    }
-    result.map(|()| taken)
+        sendable(take(handle)?, ZX_OBJ_TYPE_NONE)
+    })
 }
 
 fn sendable(held: Held, expected: zx_obj_type_t) -> Result<Held> {
@@ -102,7 +105,7 @@ fn dispose(channel: zx_handle_t, disposition: &zx_handle_disposition_t) -> Resul
     Ok(Held { object: held.object, rights })
 }
 
-/// Takes or duplicates handles as their dispositions say; all are dealt with, even when one of them fails.
+/// Takes or duplicates handles as their dispositions say, and says in each what came of it.
 ///
 /// # Safety
 /// `handles` is valid for reading and writing `count` dispositions.
@@ -111,25 +114,16 @@ unsafe fn dispose_handles(
     handles: *mut zx_handle_disposition_t,
     count: usize,
 ) -> Result<Vec<Held>> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    if handles.is_null() {
+    if handles.is_null() && count != 0 {
         return Err(INVALID_ARGS);
     }
-    // SAFETY: the caller's promise.
-    let dispositions = unsafe { std::slice::from_raw_parts_mut(handles, count) };
-    let mut taken = Vec::with_capacity(count.min(64));
-    let mut result = Ok(());
-    for disposition in dispositions {
+    gather(count, |index| {
+        // SAFETY: the caller's promise.
+        let disposition = unsafe { &mut *handles.add(index) };
         let disposed = dispose(channel, disposition);
         disposition.result = answer(disposed.as_ref().map(drop).map_err(|status| *status));
-        match disposed {
-            Ok(held) => taken.push(held),
-            Err(status) => result = result.and(Err(status)),
-        }
-    }
-    result.map(|()| taken)
+        disposed
+    })
 }
 
 fn write(
@@ -311,21 +305,27 @@ pub unsafe fn zx_channel_read_etc(
     answer(unsafe { read(handle, options, &buffers, tell) })
 }
 
-fn call(
+/// What is to be called.
+struct Call<'a> {
     handle: zx_handle_t,
     options: u32,
     deadline: zx_time_t,
-    bytes: &[u8],
+    bytes: Result<&'a [u8]>,
     handles: Result<Vec<Held>>,
-) -> Result<Incoming> {
-    let held = get(handle)?;
-    let channel = held.channel()?;
-    held.require(ZX_RIGHT_READ | ZX_RIGHT_WRITE)?;
-    if options != 0 || bytes.len() < size_of::<u32>() {
-        return Err(INVALID_ARGS);
+}
+
+impl Call<'_> {
+    fn make(self) -> Result<Incoming> {
+        let held = get(self.handle)?;
+        let channel = held.channel()?;
+        held.require(ZX_RIGHT_READ | ZX_RIGHT_WRITE)?;
+        let bytes = self.bytes?;
+        if self.options != 0 || bytes.len() < size_of::<u32>() {
+            return Err(INVALID_ARGS);
+        }
+        check_sizes(bytes.len(), self.handles.as_ref().map_or(0, Vec::len))?;
+        channel.call(&held, Outgoing::new(bytes, self.handles?), self.deadline)
     }
-    check_sizes(bytes.len(), handles.as_ref().map_or(0, Vec::len))?;
-    channel.call(&held, Outgoing::new(bytes, handles?), deadline)
 }
 
 /// Hands a reply to the caller's buffers; a reply that does not fit is lost, as on Zircon.
@@ -375,24 +375,19 @@ pub unsafe fn zx_channel_call(
         let taken = take_handles(handle, args.wr_handles, args.wr_num_handles as usize);
         (args, taken, bytes(args.wr_bytes, args.wr_num_bytes as usize))
     };
-    answer((|| {
-        let reply = call(handle, options, deadline, wr_bytes?, taken)?;
-        let num_handles = if args.rd_handles.is_null() { 0 } else { args.rd_num_handles };
-        let num_bytes = args.rd_num_bytes;
-        let buffers = ReadBuffers {
-            bytes: args.rd_bytes,
-            num_bytes,
-            num_handles,
-            actual_bytes,
-            actual_handles,
-        };
-        // SAFETY: the caller's promise; `index` is below `num_handles`.
-        let tell = |index, info: zx_handle_info_t| unsafe {
-            args.rd_handles.add(index).write(info.handle);
-        };
-        // SAFETY: the caller's promise.
-        unsafe { deliver_reply(reply, &buffers, tell) }
-    })())
+    let call = Call { handle, options, deadline, bytes: wr_bytes, handles: taken };
+    let buffers = ReadBuffers {
+        bytes: args.rd_bytes,
+        num_bytes: args.rd_num_bytes,
+        num_handles: if args.rd_handles.is_null() { 0 } else { args.rd_num_handles },
+        actual_bytes,
+        actual_handles,
+    };
+    // SAFETY: the caller's promise; `index` is below `num_handles`.
+    let tell =
+        |index, info: zx_handle_info_t| unsafe { args.rd_handles.add(index).write(info.handle) };
+    // SAFETY: the caller's promise.
+    answer(call.make().and_then(|reply| unsafe { deliver_reply(reply, &buffers, tell) }))
 }
 
 /// See the Zircon documentation of `zx_channel_call_etc`.
@@ -417,20 +412,16 @@ pub unsafe fn zx_channel_call_etc(
         let taken = dispose_handles(handle, args.wr_handles, args.wr_num_handles as usize);
         (args, taken, bytes(args.wr_bytes, args.wr_num_bytes as usize))
     };
-    answer((|| {
-        let reply = call(handle, options, deadline, wr_bytes?, taken)?;
-        let num_handles = if args.rd_handles.is_null() { 0 } else { args.rd_num_handles };
-        let num_bytes = args.rd_num_bytes;
-        let buffers = ReadBuffers {
-            bytes: args.rd_bytes,
-            num_bytes,
-            num_handles,
-            actual_bytes,
-            actual_handles,
-        };
-        // SAFETY: the caller's promise; `index` is below `num_handles`.
-        let tell = |index, info| unsafe { args.rd_handles.add(index).write(info) };
-        // SAFETY: the caller's promise.
-        unsafe { deliver_reply(reply, &buffers, tell) }
-    })())
+    let call = Call { handle, options, deadline, bytes: wr_bytes, handles: taken };
+    let buffers = ReadBuffers {
+        bytes: args.rd_bytes,
+        num_bytes: args.rd_num_bytes,
+        num_handles: if args.rd_handles.is_null() { 0 } else { args.rd_num_handles },
+        actual_bytes,
+        actual_handles,
+    };
+    // SAFETY: the caller's promise; `index` is below `num_handles`.
+    let tell = |index, info| unsafe { args.rd_handles.add(index).write(info) };
+    // SAFETY: the caller's promise.
+    answer(call.make().and_then(|reply| unsafe { deliver_reply(reply, &buffers, tell) }))
 }

@@ -40,8 +40,9 @@ fn a_key_goes_to_the_guest_and_a_signal_to_the_command() {
     let mut terminal = Terminal::new(&user, &["launch", "debian"]);
     terminal.expect(PROMPT);
     assert!(terminal.is_raw());
-    terminal.press(b"sleep 1000\n");
-    terminal.expect("sleep 1000");
+    // The shell takes a key for itself until it runs the command.
+    terminal.press(b"echo run $((6 * 7)); sleep 1000\n");
+    terminal.expect("run 42");
     terminal.press(&[INTERRUPT]);
     terminal.expect(PROMPT);
     for signal in ["-INT", "-TERM", "-HUP"] {

@@ -83,6 +83,7 @@ pub(crate) enum Command {
     Balloon(BalloonArgs),
     Mem(MemArgs),
     Socat(SocatArgs),
+    VsockPerf(VsockPerfArgs),
     Image(ImageArgs),
     Logs(LogsArgs),
     Completion(CompletionArgs),
@@ -351,6 +352,28 @@ pub(crate) struct SocatListenArgs {
     /// the host's port
     #[argh(positional)]
     pub(crate) host_port: u32,
+}
+
+/// Measure how fast data moves between host and guest over vsock.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "vsock-perf",
+    example = "Everything, which takes some minutes:\n  $ {command_name} debian\n\
+               A quick look:\n  $ {command_name} debian --repeats 5 --transfer-size 16",
+    note = "Types a command on the guest's console, so a shell has to wait there, and the guest needs the program \
+            /test_utils/virtio_vsock_test_util (tests/guests/virtio_vsock_test_util.c)."
+)]
+pub(crate) struct VsockPerfArgs {
+    /// the guest: debian
+    #[argh(positional)]
+    pub(crate) guest_type: GuestType,
+    /// how often each transfer is measured, 100 times unless given
+    #[argh(option, default = "100")]
+    pub(crate) repeats: u32,
+    /// size of a transfer in MiB, 128 unless given
+    #[argh(option, default = "128")]
+    pub(crate) transfer_size: u16,
 }
 
 /// Build, list and remove guest packages.

@@ -32,6 +32,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("balloon", &["set", "stats"]),
     ("mem", &["request-plugged", "stats"]),
     ("socat", &["connect", "listen"]),
+    ("vsock-perf", &["--repeats", "--transfer-size"]),
     ("image", &["build", "list", "remove"]),
     ("logs", &[]),
     ("completion", &["bash", "zsh", "fish"]),

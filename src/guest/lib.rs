@@ -18,6 +18,7 @@ mod socat;
 mod spelling;
 mod stop;
 mod terminal;
+mod vsock_perf;
 
 use anyhow::Context as _;
 use argh::FromArgs as _;
@@ -110,6 +111,11 @@ async fn execute(command: Command, output: Output) -> anyhow::Result<u8> {
             let interrupts = Interrupts::take().context("Taking over signals")?.stream();
             let outcome = socat::run(&args.command, manager, interrupts).await?;
             outcome::print(&outcome, output)?
+        }
+        Command::VsockPerf(args) => {
+            let interrupts = Interrupts::take().context("Taking over signals")?.stream();
+            let manager = manager(args.guest_type)?;
+            outcome::print(&vsock_perf::run(&args, &manager, interrupts).await, output)?
         }
         Command::Image(args) => image(&args, output)?,
         Command::Logs(args) => {

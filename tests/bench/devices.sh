@@ -20,13 +20,12 @@ if [ -z "$guest" ]; then
     guest=${CARGO_TARGET_DIR:-$root/target}/release/guest
 fi
 stop() {
-    for process in /proc/[0-9]*; do
-        # The components' processes end with their manager.
-        if tr '\0' '\n' <"$process/environ" | grep -qx "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR" &&
-            tr '\0' ' ' <"$process/cmdline" | grep -q 'component_manager '; then
-            kill "${process#/proc/}"
+    # The components' processes end with their manager.
+    for process in $(pgrep -f 'component_manager( |$)'); do
+        if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR"; then
+            kill "$process"
         fi
-    done 2>/dev/null
+    done
     rm -rf "$work"
 }
 trap stop EXIT

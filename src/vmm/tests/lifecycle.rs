@@ -225,6 +225,21 @@ async fn failed_creation_leaves_no_machine() {
         fixture.lifecycle.create(bad_kernel).await.unwrap(),
         Err(GuestError::KernelLoadFailure)
     );
+    let overlay = GuestConfig {
+        kernel_type: Some(KernelType::Zircon),
+        dtb_overlay: Some(serve_file(b"overlay".to_vec())),
+        ..config(SPIN)
+    };
+    assert_eq!(
+        fixture.lifecycle.create(overlay).await.unwrap(),
+        Err(GuestError::KernelLoadFailure)
+    );
+    let not_a_tree =
+        GuestConfig { dtb_overlay: Some(serve_file(b"overlay".to_vec())), ..config(SPIN) };
+    assert_eq!(
+        fixture.lifecycle.create(not_a_tree).await.unwrap(),
+        Err(GuestError::KernelLoadFailure)
+    );
     let no_cpus = GuestConfig { cpus: None, ..config(SPIN) };
     assert_eq!(fixture.lifecycle.create(no_cpus).await.unwrap(), Err(GuestError::BadConfig));
     let too_large = GuestConfig { guest_memory: Some(1 << 50), ..config(SPIN) };

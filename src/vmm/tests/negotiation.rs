@@ -54,8 +54,9 @@ struct Controller(Mutex<Sender<Interrupt>>);
 
 impl Controller {
     fn send(&self, interrupt: Interrupt) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The test may have ended.
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).send(interrupt));
+        let _ = sender.send(interrupt);
     }
 }
 

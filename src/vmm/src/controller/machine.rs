@@ -190,6 +190,10 @@ async fn load_kernel(vm: &VmBuilder, files: KernelFiles) -> Result<crate::arch::
         tracing::error!("The guest configuration has no kernel");
         return Err(GuestError::KernelLoadFailure);
     };
+    if files.kind == KernelType::Zircon && files.device_tree.is_some() {
+        tracing::error!("A Zircon kernel takes no device tree overlay; the configuration has one");
+        return Err(GuestError::KernelLoadFailure);
+    }
     let read = async |file: Option<_>| match file {
         Some(file) => files::read(file).await.map(Some),
         None => Ok(None),
@@ -205,4 +209,57 @@ async fn load_kernel(vm: &VmBuilder, files: KernelFiles) -> Result<crate::arch::
         KernelType::Zircon => Kernel::Zircon { image, ramdisk, command_line },
     };
     vm.load(kernel).map_err(|error| fail(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::process::ProcessError;
+
+    #[test]
+    fn every_end_has_its_answer() {
+        for (outcome, answer) in [
+            (Outcome::PowerOff, Ok(())),
+            (Outcome::Reset, Ok(())),
+            (Outcome::VcpuFailure { cpu: 1 }, Err(GuestError::VcpuRuntimeFailure)),
+            (
+                Outcome::VcpuStartFailure { cpu: 1, status: zx::Status::NO_MEMORY },
+                Err(GuestError::VcpuStartFailure),
+            ),
+            (Outcome::ForcedHalt, Err(GuestError::ControllerForcedHalt)),
+        ] {
+            assert_eq!(run_result(outcome), answer);
+        }
+    }
+
+    #[test]
+    fn every_failure_to_build_has_its_answer() {
+        let overlap = LayoutError::DeviceOverlap { device: 0..1, ram: 0..2 };
+        let host = VmError::Host { call: "zx_guest_create", status: zx::Status::ACCESS_DENIED };
+        for (error, answer) in [
+            (VmError::Cpus { cpus: 65, max: 64 }, GuestError::BadConfig),
+            (VmError::Layout(overlap), GuestError::DeviceMemoryOverlap),
+            (host, GuestError::GuestInitializationFailure),
+        ] {
+            assert_eq!(vm_error(&error), answer);
+        }
+        let gone = || fidl::Error::ClientChannelClosed {
+            status: zx::Status::PEER_CLOSED,
+            protocol_name: "fuchsia.virtualization.hardware.VirtioRng",
+        };
+        for (error, answer) in [
+            (DeviceError::Start(gone()), GuestError::DeviceStartFailure),
+            (
+                DeviceError::StartStatus(zx::Status::INVALID_ARGS),
+                GuestError::DeviceStartFailure,
+            ),
+            (
+                DeviceError::Disk { capacity: 700, block_size: 512 },
+                GuestError::DeviceInitializationFailure,
+            ),
+            (ProcessError::Realm(gone()).into(), GuestError::FailedServiceConnect),
+        ] {
+            assert_eq!(device_error(&error), answer);
+        }
+    }
 }

@@ -4,8 +4,12 @@
 //! is silently not there. Nothing here touches a file: paths stay paths until [`crate::package`] opens them.
 
 use fidl_fuchsia_virtualization as fvirt;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, Deserializer, Error as _, IgnoredAny, IntoDeserializer as _, MapAccess, SeqAccess,
+    Visitor,
+};
 use std::fmt;
+use std::marker::PhantomData;
 
 /// The longest device id that `virtio-blk` can report, in bytes (virtio 1.2 §5.2.6, `VIRTIO_BLK_T_GET_ID`).
 const MAX_DEVICE_ID: usize = fvirt::MAX_BLOCK_DEVICE_ID as usize;
@@ -180,32 +184,44 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// One string or an array of them.
-struct Strings(Vec<String>);
+/// A forwarded port as [`net_forward::parse`] reads it.
+struct Forward(fvirt::NetForward);
 
-impl<'de> Deserialize<'de> for Strings {
+impl<'de> Deserialize<'de> for Forward {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StringsVisitor;
-        impl<'de> Visitor<'de> for StringsVisitor {
-            type Value = Strings;
+        net_forward::parse(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What a string says, or an array of them.
+struct OneOrMore<T>(Vec<T>);
+
+/// One string or an array of them.
+type Strings = OneOrMore<String>;
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMoreVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMoreVisitor<T> {
+            type Value = OneOrMore<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or an array of strings")
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Strings, E> {
-                Ok(Strings(vec![text.to_owned()]))
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMore<T>, E> {
+                Ok(OneOrMore(vec![T::deserialize(text.into_deserializer())?]))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Strings, A::Error> {
-                let mut strings = Vec::new();
-                while let Some(text) = array.next_element()? {
-                    strings.push(text);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<OneOrMore<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = array.next_element()? {
+                    items.push(item);
                 }
-                Ok(Strings(strings))
+                Ok(OneOrMore(items))
             }
         }
-        deserializer.deserialize_any(StringsVisitor)
+        deserializer.deserialize_any(OneOrMoreVisitor(PhantomData))
     }
 }
 
@@ -249,9 +265,8 @@ impl PackageConfig {
             }
             "default-net" => self.default_net = Some(map.next_value()?),
             "net-forward" => {
-                for text in map.next_value::<Strings>()?.0 {
-                    self.net_forwards.push(net_forward::parse(&text).map_err(A::Error::custom)?);
-                }
+                let forwards = map.next_value::<OneOrMore<Forward>>()?.0;
+                self.net_forwards.extend(forwards.into_iter().map(|forward| forward.0));
             }
             "virtio-balloon" => self.virtio_balloon = Some(map.next_value()?),
             "virtio-console" => self.virtio_console = Some(map.next_value()?),
@@ -350,7 +365,7 @@ mod tests {
             ("{\"block\": [\"a,ro\", \"b,rx\"]}", "unknown block option \"rx\"", 1),
             ("{\"block\": \"ro\"}", "names no path", 1),
             ("{\"block\": \"a,ro,rw\"}", "contradicts", 1),
-            ("{\n\"net-forward\": [\"8080\"]}", "\"8080\" is not a forward", 2),
+            ("{\n\"net-forward\": [\"1:1\",\n\"8080\"\n]\n}", "\"8080\" is not a forward", 3),
             ("{\"net-forward\": \"tcp:0:80\"}", "\"0\" in \"tcp:0:80\" is not a port", 1),
             ("{\"virtio-rng\": \"yes\"}", "expected a boolean", 1),
         ] {

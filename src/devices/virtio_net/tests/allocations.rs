@@ -183,13 +183,15 @@ impl Guest {
     fn collect(&mut self) {
         let mut bytes = Vec::new();
         let mut buffers = 0;
-        for used in self.rx.take_all_used() {
+        let used: Vec<_> = self.rx.take_all_used();
+        // Before heads are used again.
+        let addresses: Vec<_> = used.iter().map(|used| self.buffers[&used.head]).collect();
+        for (used, address) in used.into_iter().zip(addresses) {
             if buffers == 0 {
                 buffers = u16::from_le_bytes([used.data[10], used.data[11]]);
                 bytes.clear();
             }
             bytes.extend_from_slice(&used.data[..used.len as usize]);
-            let address = self.buffers[&used.head];
             self.publish(address);
             buffers -= 1;
             if buffers == 0 {

@@ -17,7 +17,9 @@ use super::dns::Resolver;
 use super::test_guest::{
     GUEST_V6, Guest, MAC, arp_frame, echo, icmp_frame, outgoing, pattern, tcp_frame, udp_frame,
 };
-use super::{DNS, GATEWAY, GATEWAY_V6, GUEST, MAX_CONNECTIONS, MAX_FLOWS, MTU, ROUTER_LINK_LOCAL};
+use super::{
+    DNS, DNS_V6, GATEWAY, GATEWAY_V6, GUEST, MAX_CONNECTIONS, MAX_FLOWS, MTU, ROUTER_LINK_LOCAL,
+};
 
 const CAPS: fn() -> ChecksumCapabilities = ChecksumCapabilities::default;
 const MEBIBYTE: usize = 1 << 20;

@@ -11,7 +11,8 @@ const HWCAP2_FSGSBASE: usize = 1 << 1;
 pub(crate) fn check() -> Result<(), Error> {
     let avx = std::arch::is_x86_feature_detected!("avx");
     let gs_base = rustix::param::linux_hwcap().1 & HWCAP2_FSGSBASE != 0;
-    judge(avx, gs_base)
+    // The system-call seam has room for a status only.
+    judge(avx, gs_base).inspect_err(|error| tracing::error!(%error, "This host cannot run guests"))
 }
 
 fn judge(avx: bool, gs_base: bool) -> Result<(), Error> {

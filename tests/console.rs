@@ -39,6 +39,8 @@ async fn nothing_is_lost_or_added_while_one_side_waits() {
     let socket = guest.guest.get_console().await.unwrap().unwrap();
     let mut port = fasync::Socket::from_socket(socket);
 
+    // Held open, because a terminal forgets its settings when nobody has it.
+    guest.console.run("exec 9<>/dev/hvc0; stty raw -echo <&9").await;
     // From the guest, with nobody reading at first. Linux waits for its console with interrupts off, so all of the
     // guest does.
     guest

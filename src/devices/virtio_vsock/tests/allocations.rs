@@ -121,7 +121,9 @@ fn packets_of_a_connection_allocate_nothing() {
         vsock.send(Operation::RW, &data);
         assert_eq!(client.read(&mut read), Ok(PACKET));
         client.write(&data).unwrap();
-        vsock.forwarded = vsock.forwarded.wrapping_add(vsock.receive() as u32);
+        // What comes without data is the guest's credit.
+        let received = std::iter::repeat_with(|| vsock.receive()).take(4).find(|len| *len > 0);
+        vsock.forwarded = vsock.forwarded.wrapping_add(received.unwrap() as u32);
     }
     assert!(vsock.forwarded as usize > 300 * PACKET);
     assert_eq!(vsock.allocated, 0);

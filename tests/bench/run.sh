@@ -33,10 +33,10 @@ export kernel
 finish() {
     local out=$1 status=0
     shift
-    timeout 600 "$@" >"$out" 2>/dev/null </dev/null || status=$?
+    timeout 600 "$@" >"$out" 2>"$out.errors" </dev/null || status=$?
     if [ $status -ne 0 ] && [ $status -ne 1 ] || ! grep -q 'RESULT end' "$out"; then
         echo "$out: status $status, and these last lines:" >&2
-        tail -n 5 "$out" >&2
+        tail -n 5 "$out" "$out.errors" >&2
         exit 1
     fi
 }

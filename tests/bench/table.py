@@ -5,6 +5,7 @@ import re
 import statistics
 import sys
 
+COSTS = re.compile(r"vCPU created in ([\d.]+) ms, ([\d.]+) MiB private")
 RESULT = re.compile(r"RESULT (\w+) (\d+) (\w+)")
 # What issue and README ask for: these together at least three times, each of the system's at least twice.
 THROUGHPUT = ["integer", "sieve", "calls", "indirect", "nbody", "python", "gzip", "sha256", "aes"]
@@ -53,6 +54,12 @@ def main():
     if done:
         print(f"geometric mean of QEMU/ours: {statistics.geometric_mean(done):.2f}")
     rows("system, ms", [name for name in SYSTEM if name == "boot" or name in expected])
+    costs = []
+    for run in range(1, runs + 1):
+        with open(f"{directory}/ours.{run}.errors") as file:
+            costs.append([float(part) for part in COSTS.search(file.read()).groups()])
+    start, memory = map(statistics.median, zip(*costs))
+    print(f"start of a vCPU: {start:.1f} ms; private memory at the end of the workloads: {memory:.0f} MiB")
     rows("others, ms", [name for name in expected if name not in THROUGHPUT + SYSTEM])
 
 

@@ -365,7 +365,7 @@ mod tests {
             ("{\"block\": [\"a,ro\", \"b,rx\"]}", "unknown block option \"rx\"", 1),
             ("{\"block\": \"ro\"}", "names no path", 1),
             ("{\"block\": \"a,ro,rw\"}", "contradicts", 1),
-            ("{\n\"net-forward\": [\"1:1\",\n\"8080\"\n]\n}", "\"8080\" is not a forward", 3),
+            ("{\n\"net-forward\": [\"1:1\",\n\"8080\"]\n}", "\"8080\" is not a forward", 3),
             ("{\"net-forward\": \"tcp:0:80\"}", "\"0\" in \"tcp:0:80\" is not a port", 1),
             ("{\"virtio-rng\": \"yes\"}", "expected a boolean", 1),
         ] {

@@ -2,6 +2,7 @@
 """Starts a command and prints the milliseconds until its output ends in a shell prompt: prompt.py LOG COMMAND..."""
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,11 @@ LIMIT = 60
 def main():
     start = time.monotonic()
     process = subprocess.Popen(
-        sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        sys.argv[2:],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     text = b""
     try:
@@ -25,7 +30,8 @@ def main():
             text += part.replace(b"\r", b"").replace(b"\x1b[6n", b"")
         print((time.monotonic() - start) * 1e3)
     finally:
-        process.kill()
+        # The command may be a shell with the machine as its child.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         with open(sys.argv[1], "wb") as log:
             log.write(text)

@@ -255,7 +255,11 @@ pub(crate) enum BalloonCommand {
 
 /// Set the balloon's size in pages of 4 KiB.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "set")]
+#[argh(
+    subcommand,
+    name = "set",
+    example = "Borrow 256 MiB:\n  $ {command_name} debian 65536\nGive everything back:\n  $ {command_name} debian 0"
+)]
 pub(crate) struct BalloonSetArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
@@ -267,7 +271,7 @@ pub(crate) struct BalloonSetArgs {
 
 /// Show the balloon's size and what the guest says of its memory.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "stats")]
+#[argh(subcommand, name = "stats", example = "$ {command_name} debian")]
 pub(crate) struct BalloonStatsArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
@@ -291,7 +295,7 @@ pub(crate) enum MemCommand {
 
 /// Ask the guest to have so much memory plugged in.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "request-plugged")]
+#[argh(subcommand, name = "request-plugged", example = "$ {command_name} debian 1073741824")]
 pub(crate) struct MemRequestPluggedArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
@@ -303,7 +307,7 @@ pub(crate) struct MemRequestPluggedArgs {
 
 /// Show how much memory is plugged in and could be.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "stats")]
+#[argh(subcommand, name = "stats", example = "$ {command_name} debian")]
 pub(crate) struct MemStatsArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
@@ -332,7 +336,7 @@ pub(crate) enum SocatCommand {
 
 /// Connect to a port on which the guest listens.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "connect")]
+#[argh(subcommand, name = "connect", example = "$ {command_name} debian 23")]
 pub(crate) struct SocatConnectArgs {
     /// the guest: debian or termina
     #[argh(positional)]
@@ -344,7 +348,7 @@ pub(crate) struct SocatConnectArgs {
 
 /// Wait for the guest to connect to a port, once.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "listen")]
+#[argh(subcommand, name = "listen", example = "$ {command_name} debian 4000")]
 pub(crate) struct SocatListenArgs {
     /// the guest: debian or termina
     #[argh(positional)]
@@ -424,12 +428,12 @@ pub(crate) struct ImageBuildArgs {
 
 /// Show the packages that there are.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "list")]
+#[argh(subcommand, name = "list", example = "$ {command_name}")]
 pub(crate) struct ImageListArgs {}
 
 /// Remove a guest's package and what its guest has written.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "remove")]
+#[argh(subcommand, name = "remove", example = "$ {command_name} debian")]
 pub(crate) struct ImageRemoveArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
@@ -471,6 +475,42 @@ impl FromStr for Shell {
             "zsh" => Ok(Self::Zsh),
             "fish" => Ok(Self::Fish),
             _ => Err(format!("unknown shell {text:?}; there are bash, zsh and fish")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argh::{EarlyExit, SubCommands as _};
+
+    fn help(words: &[&str]) -> EarlyExit {
+        let words: Vec<_> = words.iter().copied().chain(["--help"]).collect();
+        Args::from_args(&["guest"], &words).unwrap_err()
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let nested: &[(&str, &[&argh::CommandInfo])] = &[
+            ("balloon", BalloonCommand::COMMANDS),
+            ("mem", MemCommand::COMMANDS),
+            ("socat", SocatCommand::COMMANDS),
+            ("image", ImageCommand::COMMANDS),
+        ];
+        for command in Command::COMMANDS {
+            let below = nested
+                .iter()
+                .find(|(name, _)| *name == command.name)
+                .map_or(&[][..], |(_, below)| below);
+            let words = std::iter::once(vec![command.name]);
+            for words in words.chain(below.iter().map(|below| vec![command.name, below.name])) {
+                let help = help(&words);
+                assert!(
+                    help.status.is_ok() && help.output.contains("Examples:"),
+                    "{words:?}: {}",
+                    help.output
+                );
+            }
         }
     }
 }

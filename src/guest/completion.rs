@@ -11,6 +11,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
             "--cpus",
             "--default-net",
             "--detach",
+            "--forward",
             "--memory",
             "--virtio-balloon",
             "--virtio-console",
@@ -33,7 +34,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("mem", &["request-plugged", "stats"]),
     ("socat", &["connect", "listen"]),
     ("vsock-perf", &["--repeats", "--transfer-size"]),
-    ("image", &["build", "list", "remove"]),
+    ("image", &["build", "list", "remove", "--force", "--package", "--root-size", "--yes"]),
     ("logs", &[]),
     ("completion", &["bash", "zsh", "fish"]),
 ];
@@ -117,6 +118,28 @@ mod tests {
         assert_eq!(complete("guest launch deb"), ["debian"]);
         assert_eq!(complete("guest launch --cp"), ["--cpus"]);
         assert_eq!(complete("guest balloon s"), ["set", "stats"]);
+    }
+
+    #[test]
+    fn every_command_and_option_is_completed() {
+        use crate::args::{Args, Command};
+        use argh::{FromArgs as _, SubCommands as _};
+        for command in Command::COMMANDS {
+            let known = COMMANDS.iter().find(|(name, _)| *name == command.name);
+            let (_, words) = known.unwrap_or_else(|| panic!("{} is not completed", command.name));
+            let help = Args::from_args(&["guest"], &[command.name, "--help"]).unwrap_err().output;
+            let options = help.lines().flat_map(str::split_whitespace);
+            for option in options.filter(|word| word.starts_with("--")) {
+                let option = option.trim_end_matches([',', ';', '.', ')', '`']);
+                let everywhere = ["--help", "--machine"].contains(&option);
+                let below = matches!(command.name, "image" | "balloon" | "mem" | "socat");
+                assert!(
+                    everywhere || below || words.contains(&option),
+                    "{} {option}",
+                    command.name
+                );
+            }
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ mod linux {
         }
 
         /// So that the next use starts it anew.
-        fn stop(&mut self, lifecycle: fvirtualization::GuestLifecycleProxy) {
+        fn stop(&mut self, lifecycle: &fvirtualization::GuestLifecycleProxy) {
             let manager = self.realm.manager();
             self.executor.run_singlethreaded(async {
                 let echo = manager.tree().find(&"echo".parse().expect("a moniker"));
@@ -87,7 +87,7 @@ mod linux {
         let mut world = World::new();
         bencher.bench_local(|| {
             let lifecycle = world.first_answer();
-            world.stop(lifecycle);
+            world.stop(&lifecycle);
         });
     }
 
@@ -101,7 +101,7 @@ mod linux {
             let start = Instant::now();
             let lifecycle = world.first_answer();
             let component = start.elapsed();
-            world.stop(lifecycle);
+            world.stop(&lifecycle);
             best = [best[0].min(bare), best[1].min(component)];
         }
         let [bare, component] = best.map(|time| time.as_secs_f64());

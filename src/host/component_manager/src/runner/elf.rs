@@ -208,7 +208,7 @@ impl Drop for Running {
 fn escrows(
     lifecycle: Option<&flifecycle::LifecycleProxy>,
 ) -> impl Stream<Item = flifecycle::LifecycleOnEscrowRequest> + Unpin + use<> {
-    let events = lifecycle.map(|lifecycle| lifecycle.take_event_stream());
+    let events = lifecycle.map(flifecycle::LifecycleProxy::take_event_stream);
     // A program that has closed its end says no more.
     futures::stream::iter(events).flatten().filter_map(|event| {
         std::future::ready(match event {

@@ -216,7 +216,7 @@ async fn either_side_may_leave_at_any_time() {
     this.spawn("probe vsock listen 8004 < /dev/zero > /dev/null").await;
     let mut socket = this.connect(8004).await;
     socket.read_exact(&mut some).await.unwrap();
-    this.guest.console.run("pkill -9 probe").await;
+    this.guest.console.run("kill -9 $(pidof probe)").await;
     let _end = socket.read_to_end(&mut rest).await;
     assert_eq!(this.guest.console.run("echo alive").await, "alive\n");
     this.enclosed.destroy().await;

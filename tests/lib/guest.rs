@@ -66,8 +66,7 @@ impl EnclosedGuest {
         let data = package.write(environment, &packages);
         let memory_pressure = FakeMemoryPressure::default();
         let network = FakeNetwork::default();
-        let resolver =
-            PackageResolver::new(environment.program.into(), manifests, vec![packages]);
+        let resolver = PackageResolver::new(environment.program.into(), manifests, vec![packages]);
         let realm = build_realm(
             package.guest_type,
             resolver,

@@ -28,7 +28,8 @@ impl ComponentProcess {
     fn all() -> BTreeMap<u32, String> {
         let mut parents = BTreeMap::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+            else {
                 continue;
             };
             // A process that has ended meanwhile, or only waits to be reaped, has no command line.
@@ -50,7 +51,8 @@ impl ComponentProcess {
             }
             false
         };
-        let ours = parents.iter().filter(|(pid, (_, program))| !program.is_empty() && is_ours(**pid));
+        let ours =
+            parents.iter().filter(|(pid, (_, program))| !program.is_empty() && is_ours(**pid));
         ours.map(|(pid, (_, program))| (*pid, program.clone())).collect()
     }
 

@@ -85,7 +85,7 @@ pub(crate) struct Measurements {
 /// What `guest vsock-perf` comes to.
 #[derive(Debug, Serialize, PartialEq)]
 pub(crate) enum VsockPerfOutcome {
-    BenchmarkComplete(Measurements),
+    BenchmarkComplete(Box<Measurements>),
     UnsupportedGuest(String),
     NotRunning,
     NoVsockDevice,
@@ -238,7 +238,7 @@ async fn measure(args: &VsockPerfArgs, manager: &fvirt::GuestManagerProxy) -> Vs
         bytes: u64::from(args.transfer_size.max(1)) << 20,
     };
     match benchmark.run(&guest, &endpoint).await {
-        Ok(measurements) => VsockPerfOutcome::BenchmarkComplete(measurements),
+        Ok(measurements) => VsockPerfOutcome::BenchmarkComplete(Box::new(measurements)),
         Err(e) => VsockPerfOutcome::Internal(format!("{e:#}")),
     }
 }
@@ -478,10 +478,10 @@ mod tests {
     #[test]
     fn a_corrupted_message_is_a_failure() {
         let outcome = |ok| {
-            VsockPerfOutcome::BenchmarkComplete(Measurements {
+            VsockPerfOutcome::BenchmarkComplete(Box::new(Measurements {
                 data_corruption: Some(ok),
                 ..Default::default()
-            })
+            }))
         };
         assert_eq!((outcome(true).exit_code(), outcome(false).exit_code()), (0, EXIT_FAILURE));
         assert!(outcome(false).to_string().contains("FAILED"));

@@ -249,10 +249,7 @@ mod tests {
         };
         for (error, answer) in [
             (DeviceError::Start(gone()), GuestError::DeviceStartFailure),
-            (
-                DeviceError::StartStatus(zx::Status::INVALID_ARGS),
-                GuestError::DeviceStartFailure,
-            ),
+            (DeviceError::StartStatus(zx::Status::INVALID_ARGS), GuestError::DeviceStartFailure),
             (
                 DeviceError::Disk { capacity: 700, block_size: 512 },
                 GuestError::DeviceInitializationFailure,

@@ -150,7 +150,8 @@ pub(super) struct RingerParts {
 pub(super) fn new_bell(key: u64, base: u64, size: usize) -> Result<(BellSource, RingerParts)> {
     let (memory, memory_fd) = BellMemory::new(size)?;
     let (wake, far) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // A stream, so that one call takes all wake-ups that have gathered.
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     Ok((BellSource { memory, wake, key, base }, RingerParts { memory: memory_fd, wake: far }))
 }
 
@@ -180,8 +181,10 @@ impl BellSource {
 
     /// A packet for each doorbell that was rung since the last time.
     pub(crate) fn take(&self) -> Vec<zx_port_packet_t> {
-        // First the wake-ups, then what they are about, so that a ring in between wakes again.
-        let _ = recv(&self.wake, &mut [0; 256], RecvFlags::DONTWAIT);
+        // First the wake-ups, all of them, since the port hears of arrivals only; then what they are about, so that a
+        // ring in between wakes again.
+        let mut wakes = [0; 256];
+        while matches!(recv(&self.wake, &mut wakes, RecvFlags::DONTWAIT), Ok((256, _))) {}
         let packet = |offset: u64| {
             let mut union = [0; 32];
             union[..8].copy_from_slice(&self.base.wrapping_add(offset).to_ne_bytes());

@@ -100,19 +100,32 @@ fn serve(port: &zx::Port, sources: &Mutex<Vec<Arc<Source>>>) {
             let sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
             usize::try_from(packet.key()).ok().and_then(|key| sources.get(key).cloned())
         };
-        let (Some(source), zx::PacketContents::SignalOne(signal)) = (source, packet.contents())
-        else {
-            continue;
-        };
-        let observed = signal.observed();
-        // Clear first: what the device signals from now on comes as another packet.
-        let cleared = source.event.signal_handle(observed, zx::Signals::NONE);
-        raise(&source.device, observed);
-        if let Err(status) = cleared.and_then(|()| wait(port, packet.key(), &source.event)) {
+        let Some(source) = source else { continue };
+        let taken = take(&source.event);
+        if let Ok(signals) = taken {
+            raise(&source.device, signals);
+        }
+        if let Err(status) = taken.and_then(|_| wait(port, packet.key(), &source.event)) {
             tracing::error!(device = source.device.name(), %status, "A device's event is unusable");
             source.device.set_dead();
         }
     }
+}
+
+/// Takes what the device has signalled.
+///
+/// First the signal that asks for an interrupt, then what it is about: a cause that comes in between is either seen here or
+/// asks again. The other way round a cause that comes just before the asking is taken back would wait for the next one.
+fn take(event: &zx::Event) -> Result<zx::Signals, zx::Status> {
+    let causes = LANES.iter().fold(SET_QUEUE | SET_CONFIG | NEEDS_RESET, |all, lane| all | *lane);
+    event.signal_handle(SET_INTERRUPT, zx::Signals::NONE)?;
+    let signals = match event.wait_handle(causes, zx::Time::INFINITE_PAST) {
+        Ok(signals) => signals & causes,
+        Err(zx::Status::TIMED_OUT) => zx::Signals::NONE,
+        Err(status) => return Err(status),
+    };
+    event.signal_handle(signals, zx::Signals::NONE)?;
+    Ok(signals)
 }
 
 fn raise(device: &VirtioPciDevice, observed: zx::Signals) {
@@ -120,9 +133,11 @@ fn raise(device: &VirtioPciDevice, observed: zx::Signals) {
         device.set_needs_reset();
     }
     let lanes = LANES.iter().enumerate().filter(|(_, signal)| observed.contains(**signal));
+    let lanes = lanes.fold(0, |lanes, (index, _)| lanes | (1 << index));
     device.raise(Cause {
-        queues: observed.contains(SET_QUEUE),
-        lanes: lanes.fold(0, |lanes, (index, _)| lanes | (1 << index)),
+        // The signal may have been taken with that of another queue.
+        queues: lanes != 0 || observed.contains(SET_QUEUE),
+        lanes,
         config: observed.contains(SET_CONFIG),
     });
 }

@@ -141,3 +141,49 @@ fn raise(device: &VirtioPciDevice, observed: zx::Signals) {
         config: observed.contains(SET_CONFIG),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const ROUNDS: u32 = 5_000;
+
+    /// A device's thread: signals for its queue, and again only when that has been taken.
+    fn signal(event: &zx::Event, lane: zx::Signals, taken: &AtomicU32) {
+        for round in 0..ROUNDS {
+            let set = SET_QUEUE | SET_INTERRUPT | lane;
+            event.signal_handle(zx::Signals::NONE, set).unwrap();
+            while taken.load(Ordering::SeqCst) == round {
+                thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn no_queue_waits_for_the_interrupt_of_another() {
+        let event = zx::Event::create();
+        let taken = [const { AtomicU32::new(0) }; 2];
+        thread::scope(|scope| {
+            for (lane, taken) in LANES.iter().zip(&taken) {
+                let event = &event;
+                scope.spawn(move || signal(event, *lane, taken));
+            }
+            while taken.iter().any(|taken| taken.load(Ordering::SeqCst) < ROUNDS) {
+                let patience = zx::Time::after(zx::Duration::from_seconds(60));
+                if event.wait_handle(SET_INTERRUPT, patience).is_err() {
+                    // Lost. The threads, which wait for it, shall end.
+                    taken.each_ref().map(|taken| taken.store(u32::MAX, Ordering::SeqCst));
+                    break;
+                }
+                let signals = take(&event).unwrap();
+                for (lane, taken) in LANES.iter().zip(&taken) {
+                    if signals.contains(*lane) {
+                        taken.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+        });
+        assert_eq!(taken.map(AtomicU32::into_inner), [ROUNDS; 2]);
+    }
+}

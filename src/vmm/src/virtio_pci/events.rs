@@ -173,7 +173,7 @@ mod tests {
                 let patience = zx::Time::after(zx::Duration::from_seconds(60));
                 if event.wait_handle(SET_INTERRUPT, patience).is_err() {
                     // Lost. The threads, which wait for it, shall end.
-                    taken.each_ref().map(|taken| taken.store(u32::MAX, Ordering::SeqCst));
+                    taken.iter().for_each(|taken| taken.store(u32::MAX, Ordering::SeqCst));
                     break;
                 }
                 let signals = take(&event).unwrap();

@@ -1,7 +1,7 @@
 //! `guest logs`: what the components of a guest have logged.
 
 use crate::outcome::Outcome;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// A line of a component's log.
@@ -9,8 +9,9 @@ use std::fmt;
 pub(crate) struct LogLine {
     /// When, in nanoseconds of the monotonic clock.
     pub(crate) time_nanos: i64,
-    /// How bad, in Fuchsia's words.
-    pub(crate) severity: &'static str,
+    /// How bad, as `fuchsia.diagnostics.types` counts; shown in its words.
+    #[serde(serialize_with = "serialize_severity")]
+    pub(crate) severity: u8,
     /// Which component.
     pub(crate) moniker: String,
     /// What.
@@ -25,7 +26,7 @@ pub(crate) struct LogsOutcome {
 }
 
 /// The name of a severity of `fuchsia.diagnostics.types`.
-pub(crate) fn severity_name(severity: u8) -> &'static str {
+fn severity_name(severity: u8) -> &'static str {
     match severity {
         0..0x20 => "TRACE",
         0x20..0x30 => "DEBUG",
@@ -34,6 +35,10 @@ pub(crate) fn severity_name(severity: u8) -> &'static str {
         0x50..0x60 => "ERROR",
         _ => "FATAL",
     }
+}
+
+fn serialize_severity<S: Serializer>(severity: &u8, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(severity_name(*severity))
 }
 
 impl Outcome for LogsOutcome {
@@ -48,6 +53,7 @@ impl fmt::Display for LogsOutcome {
             let seconds = line.time_nanos / 1_000_000_000;
             let micros = line.time_nanos % 1_000_000_000 / 1_000;
             let LogLine { severity, moniker, message, .. } = line;
+            let severity = severity_name(*severity);
             writeln!(f, "[{seconds:05}.{micros:06}][{moniker}] {severity}: {message}")
         })
     }
@@ -61,7 +67,7 @@ mod tests {
     fn a_line_has_time_component_and_severity() {
         let lines = vec![LogLine {
             time_nanos: 12_000_034_567,
-            severity: severity_name(0x40),
+            severity: 0x40,
             moniker: "debian-guest-manager/vmm".to_owned(),
             message: "low on coffee".to_owned(),
         }];

@@ -1,7 +1,7 @@
 //! Linux: managers are found through the user's component manager, terminals are ttys.
 
 use crate::args::GuestType;
-use crate::logs::{LogLine, LogsOutcome, severity_name};
+use crate::logs::{LogLine, LogsOutcome};
 use anyhow::Context as _;
 use component_manager::client::Connection;
 use component_manager::image_lock;
@@ -65,7 +65,7 @@ impl Platform {
         let records = self.records(guest, 0).await?;
         let lines = records.into_iter().map(|record| LogLine {
             time_nanos: record.time,
-            severity: severity_name(record.severity),
+            severity: record.severity,
             moniker: record.moniker,
             message: record.message,
         });

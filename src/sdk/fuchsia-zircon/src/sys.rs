@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "fuchsia")]
 pub use fuchsia_zircon_sys::*;
+#[cfg(target_os = "linux")]
 pub use fuchsia_zircon_types::*;
 #[cfg(target_os = "fuchsia")]
 pub use sys_fuchsia::*;

@@ -240,7 +240,7 @@ async fn termina_without_room_for_its_disk_has_no_storage() {
     std::fs::create_dir_all(enclosed.storage().join("stateful.img")).unwrap();
     let launched = enclosed.launch(GuestConfig::default()).await;
     assert_eq!(launched.err(), Some(GuestManagerError::NoStorage));
-    assert!(enclosed.logs().contains("stateful.img"), "{}", enclosed.logs());
+    enclosed.logged("stateful.img").await;
     enclosed.destroy().await;
 }
 
@@ -254,7 +254,6 @@ async fn terminas_manager_says_what_it_lacks() {
     assert_eq!(lacking.err(), Some(zx::Status::NOT_SUPPORTED.into_raw()));
     let wiped = linux.wipe_data().await.unwrap();
     assert_eq!(wiped.err(), Some(zx::Status::NOT_SUPPORTED.into_raw()));
-    let logs = enclosed.logs();
-    assert!(logs.contains("container"), "{logs}");
+    enclosed.logged("container").await;
     enclosed.destroy().await;
 }

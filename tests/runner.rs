@@ -192,7 +192,7 @@ async fn a_program_that_is_missing_or_none_cannot_start() {
         let end = fixture.end_of(fixture.vmm()).await;
         let expected = framework(fcomponent::Error::InstanceCannotStart);
         assert_eq!(end.status, expected, "{binary}");
-        assert!(fixture.enclosed.logs().contains(binary), "{}", fixture.enclosed.logs());
+        fixture.enclosed.logged(binary).await;
         fixture.enclosed.destroy().await;
     }
 }

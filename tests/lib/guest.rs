@@ -160,6 +160,12 @@ impl EnclosedGuest {
         records.iter().map(line).collect()
     }
 
+    /// Waits until the realm's components have logged `text`: a line is on its way when what it tells of is done.
+    pub async fn logged(&self, text: &str) {
+        let found = async || self.logs().contains(text).then_some(());
+        eventually(&format!("{text:?} in the log"), found).await;
+    }
+
     /// Stops all components of the realm.
     pub async fn destroy(self) {
         self.realm.destroy().await;

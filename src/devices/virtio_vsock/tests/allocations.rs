@@ -72,6 +72,8 @@ impl Vsock {
         let before = ALLOCATIONS.get();
         self.device.process(queue, &io).unwrap();
         self.allocated += ALLOCATIONS.get() - before;
+        // A worker takes the wake-ups; here they would pile up.
+        while self.port.wait(zx::Time::INFINITE_PAST).is_ok() {}
     }
 
     fn send(&mut self, op: Operation, data: &[u8]) {
@@ -108,12 +110,12 @@ fn packets_of_a_connection_allocate_nothing() {
     vsock.send(Operation::REQUEST, &[]);
     let request = vsock.accepts.try_recv().unwrap();
     let (client, theirs) = zx::Socket::create_stream();
+    // The host's side has always more to send, so that it is not waited for.
+    client.write(&[9; 8 * PACKET]).unwrap();
     vsock.device.accepted(request.id, Ok(theirs), &Io::new(&vsock.queues, &vsock.port));
     vsock.receive();
     let data = [7; PACKET];
     let mut read = [0; PACKET];
-    // The host's side has always more to send, so that it is not waited for.
-    client.write(&[9; 8 * PACKET]).unwrap();
     for round in 0..400 {
         if round == 100 {
             vsock.allocated = 0;

@@ -87,7 +87,7 @@ fn ctrl_c_during_an_image_build_leaves_neither_files_nor_processes() {
     for words in [&["image", "build", "debian"][..], &["launch", "debian"]] {
         let mut command = user.command(words);
         command.env("PATH", &path);
-        let mut terminal = Terminal::with_command(command);
+        let mut terminal = Terminal::with_command(&command);
         terminal.expect("working");
         terminal.press(&[INTERRUPT]);
         assert_eq!(terminal.end(), 130, "{words:?}");

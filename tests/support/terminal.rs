@@ -29,10 +29,10 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) fn new(user: &User, words: &[&str]) -> Self {
-        Self::with_command(user.command(words))
+        Self::with_command(&user.command(words))
     }
 
-    pub(crate) fn with_command(command: Command) -> Self {
+    pub(crate) fn with_command(command: &Command) -> Self {
         let keyboard =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();

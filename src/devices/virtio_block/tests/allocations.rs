@@ -53,7 +53,7 @@ fn publish(driver: &mut FakeDriver, round: u64) {
         _ => chain,
     };
     let chain = chain.writable(1);
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         chain.indirect().publish()
     } else {
         chain.publish()

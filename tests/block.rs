@@ -1,5 +1,9 @@
 //! Disks as a guest has them: formats and modes, what each promises, and what is left after everything was killed.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::await_holding_lock,
+    reason = "every test has a thread and an executor of its own"
+)]
 
 use enclosed_guest::{
     ComponentProcess, EnclosedGuest, GuestKernel, Package, RunningGuest, environment, eventually,

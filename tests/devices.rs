@@ -1,6 +1,10 @@
 //! A guest with every device: its drivers have nothing to complain of, and when the process of a device dies the guest
 //! sees a failed device and goes on.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::await_holding_lock,
+    reason = "every test has a thread and an executor of its own"
+)]
 
 use enclosed_guest::{
     ComponentProcess, EnclosedGuest, GuestKernel, Package, RunningGuest, environment, eventually,

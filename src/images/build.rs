@@ -1,5 +1,5 @@
-//! Builds the kernel of the `zircon` package from `tests/guests/zircon`, so that the program carries it and making the
-//! package takes neither tools nor an archive.
+//! Builds what the program carries for guest packages: the kernel of the `zircon` package from `tests/guests/zircon`, so that
+//! making that package takes neither tools nor an archive, and the guest's side of `guest vsock-perf` for `debian`.
 //!
 //! The kernel is freestanding, but for the target at hand: no other has to be installed. It is linked into a Zircon boot
 //! image right away, by its linker script.
@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 const SOURCE: &str = "../../tests/guests/zircon";
+/// What `guest vsock-perf` talks to in the `debian` package.
+const VSOCK_TEST_UTIL: &str = "../../tests/guests/virtio_vsock_test_util.c";
 
 /// What makes a program of the host's target a kernel: no C runtime, fixed addresses, no red zone for interrupts to
 /// trample on, nothing that unwinds, and a file of just the bytes that are loaded.
@@ -40,25 +42,40 @@ fn main() -> ExitCode {
         eprintln!("On Linux, guests are x86-64 and run on x86-64 only");
         return ExitCode::FAILURE;
     }
-    let source = Path::new(&target("CARGO_MANIFEST_DIR")).join(SOURCE);
+    let manifest = target("CARGO_MANIFEST_DIR");
+    let output = target("OUT_DIR");
+    let (manifest, output) = (Path::new(&manifest), Path::new(&output));
+    let source = manifest.join(SOURCE);
     println!("cargo::rerun-if-changed={}", source.display());
-    let status = Command::new(target("RUSTC"))
+    let mut kernel = Command::new(target("RUSTC"));
+    kernel
         .args(FLAGS)
         .arg(format!("--target={}", target("TARGET")))
         .arg(format!("-Clink-arg=-T{}", source.join("kernel.ld").display()))
         .arg("-o")
-        .arg(Path::new(&target("OUT_DIR")).join("zircon.zbi"))
-        .arg(source.join("main.rs"))
-        .status();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(status) => {
-            eprintln!("The kernel in {} does not build: {status}", source.display());
-            ExitCode::FAILURE
-        }
-        Err(e) => {
-            eprintln!("The Rust compiler does not run: {e}");
-            ExitCode::FAILURE
-        }
+        .arg(output.join("zircon.zbi"))
+        .arg(source.join("main.rs"));
+    // `cc` is what links every Rust program; a static one runs on whatever libraries a guest has.
+    let source = manifest.join(VSOCK_TEST_UTIL);
+    println!("cargo::rerun-if-changed={}", source.display());
+    let mut vsock_test_util = Command::new("cc");
+    vsock_test_util
+        .args(["-O2", "-static", "-pthread", "-o"])
+        .arg(output.join("virtio_vsock_test_util"))
+        .arg(source);
+    if builds("the kernel", kernel) && builds("the guest's side of vsock-perf", vsock_test_util) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
+}
+
+/// Runs a compiler. Says what is wrong where it fails.
+fn builds(what: &str, mut compiler: Command) -> bool {
+    match compiler.status() {
+        Ok(status) if status.success() => return true,
+        Ok(status) => eprintln!("{compiler:?} does not build {what}: {status}"),
+        Err(e) => eprintln!("{compiler:?} does not run: {e}"),
+    }
+    false
 }

@@ -5,8 +5,9 @@ use crate::store::{Staging, Store};
 use crate::{Progress, initramfs, tools};
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,9 @@ const PACKAGES: &str = "systemd-sysv,udev,iproute2,netbase,kmod,dbus,busybox-sta
 
 /// Runs in mmdebstrap's hook, with the new root as its first argument.
 const CUSTOMIZE: &str = include_str!("debian_customize.sh");
+
+/// The guest's side of `guest vsock-perf`, where Fuchsia's test guests have it.
+const VSOCK_TEST_UTIL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/virtio_vsock_test_util"));
 
 const GUEST_CFG: &str = r#"{
     "linux": "data/vmlinuz",
@@ -96,6 +100,10 @@ fn bootstrap(
         packages.push(',');
         packages.push_str(name);
     }
+    let test_util = staging.scratch().join("virtio_vsock_test_util");
+    fs::write(&test_util, VSOCK_TEST_UTIL)
+        .and_then(|()| fs::set_permissions(&test_util, Permissions::from_mode(0o755)))
+        .map_err(Error::io("write", &test_util))?;
     let mut command = tool("mmdebstrap");
     command
         .arg("--variant=minbase")
@@ -107,6 +115,7 @@ fn bootstrap(
                 .map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")),
         )
         .arg(format!("--customize-hook={CUSTOMIZE}"))
+        .arg(format!("--customize-hook=copy-in '{}' /test_utils", test_util.display()))
         .args(["--format=tar", "bookworm"])
         .arg(archive);
     if geteuid().is_root() {

@@ -12,6 +12,9 @@ dpkg-deb --fsys-tarfile linux-image-*.deb | tar --extract --directory / --keep-d
 rm linux-image-*.deb
 depmod \$(ls /lib/modules)"
 
+# What is measured with, copied in by the next hook.
+mkdir "$root/test_utils"
+
 echo debian > "$root/etc/hostname"
 printf '127.0.0.1\tlocalhost debian\n::1\tlocalhost\n' > "$root/etc/hosts"
 echo '/dev/vda / ext4 defaults,discard 0 1' > "$root/etc/fstab"

@@ -112,7 +112,7 @@ pub(crate) struct LaunchArgs {
     /// whether there is a network device with the default settings
     #[argh(option)]
     pub(crate) default_net: Option<bool>,
-    /// a port of this machine that is the guest's: [tcp:|udp:][ADDRESS:]PORT:GUEST_PORT; may be repeated
+    /// a port of this machine that is the guest's, as PORT:GUEST_PORT, if need be with tcp: or udp: and an address to listen on in front; may be repeated
     #[argh(option, from_str_fn(forward))]
     pub(crate) forward: Vec<fvirt::NetForward>,
     /// memory in bytes

@@ -10,30 +10,9 @@
 set -euo pipefail
 runs=${1:-5}
 here=$(cd "$(dirname "$0")" && pwd)
-root=$here/../..
 # In memory, so that it is not the host's disk that is measured.
 work=$(TMPDIR=${TMPDIR:-/dev/shm} mktemp -d)
-export XDG_DATA_HOME=$work/data XDG_RUNTIME_DIR=$work/run
-guest=${GUEST:-}
-if [ -z "$guest" ]; then
-    cargo build --quiet --release --manifest-path "$root/Cargo.toml" --bin guest
-    guest=${CARGO_TARGET_DIR:-$root/target}/release/guest
-fi
-stop() {
-    # The components' processes end with their manager.
-    for process in $(pgrep -f 'component_manager( |$)'); do
-        if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR"; then
-            kill "$process"
-        fi
-    done
-    rm -rf "$work"
-}
-trap stop EXIT
-package=$XDG_DATA_HOME/guest/packages/debian_guest/data
-mkdir -p "$package" "$XDG_RUNTIME_DIR"
-images=${IMAGES:-$work/images}
-[ -e "$images/initramfs.cpio.gz" ] || sh "$root/tests/guests/build-initramfs.sh" "$images" >/dev/null
-cp "$images/vmlinuz" "$images/initramfs.cpio.gz" "$package"
+. "$here/private_guest.sh"
 
 size=$((256 << 20))
 stream=$((256 << 20))
@@ -62,7 +41,7 @@ CFG
     "$guest" launch debian --detach >/dev/null
     "$guest" socat listen debian 9000 >"$work/stream" &
     listener=$!
-    timeout 60 "$guest" attach debian </dev/null >"$work/out" || true
+    timeout 60 "$guest" attach debian </dev/null >"$work/out"
     wait $listener
 }
 

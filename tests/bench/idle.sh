@@ -6,41 +6,9 @@
 set -euo pipefail
 seconds=${1:-30}
 here=$(cd "$(dirname "$0")" && pwd)
-root=$here/../..
 work=$(mktemp -d)
-export XDG_DATA_HOME=$work/data XDG_RUNTIME_DIR=$work/run
-guest=${GUEST:-}
-if [ -z "$guest" ]; then
-    cargo build --quiet --release --manifest-path "$root/Cargo.toml" --bin guest
-    guest=${CARGO_TARGET_DIR:-$root/target}/release/guest
-fi
+. "$here/private_guest.sh"
 
-# The component manager of this run, and all below it.
-processes() {
-    local found="" process
-    for process in $(pgrep -f 'component_manager( |$)'); do
-        if tr '\0' '\n' <"/proc/$process/environ" 2>/dev/null | grep -qx "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR"; then
-            found="$found $process"
-        fi
-    done
-    local next=$found
-    while [ -n "${next// /}" ]; do
-        next=$(for process in $next; do pgrep -P "$process" || true; done | tr '\n' ' ')
-        found="$found $next"
-    done
-    echo "$found"
-}
-stop() {
-    kill $(processes) 2>/dev/null || true
-    rm -rf "$work"
-}
-trap stop EXIT
-
-package=$XDG_DATA_HOME/guest/packages/debian_guest/data
-mkdir -p "$package" "$XDG_RUNTIME_DIR"
-images=${IMAGES:-$work/images}
-[ -e "$images/initramfs.cpio.gz" ] || sh "$root/tests/guests/build-initramfs.sh" "$images" >/dev/null
-cp "$images/vmlinuz" "$images/initramfs.cpio.gz" "$package"
 truncate -s 64M "$package/disk"
 cat >"$package/guest.cfg" <<CFG
 { "linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cpus": 1, "memory": "512M", "cmdline": "console=ttyS0",

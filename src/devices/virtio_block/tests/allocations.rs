@@ -1,7 +1,5 @@
 //! Requests cost no allocation.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 
 use fuchsia_zircon as zx;
@@ -12,30 +10,6 @@ use virtio_block::{
 use virtio_device::fake_queue::FakeDriver;
 use virtio_device::{Device as _, GuestMemory, Io, Queue, RING_FEATURES};
 use zerocopy::IntoBytes as _;
-
-/// The system's allocator, with a count of what each thread asks it for.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is the system allocator's; the count is a thread's own and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const CAPACITY: u64 = 1 << 20;
 
@@ -71,11 +45,12 @@ fn requests_allocate_nothing(backend: Arc<dyn Backend>) {
     let mut allocated = 0;
     for round in 0..600 {
         publish(&mut driver, round);
-        let before = ALLOCATIONS.get();
-        device.process(0, &io).unwrap();
+        let counts = allocation_counter::measure(|| {
+            device.process(0, &io).unwrap();
+        });
         // The first of each kind may make room for what all others use.
         if round >= 300 {
-            allocated += ALLOCATIONS.get() - before;
+            allocated += counts.count_total;
         }
         let used = driver.take_all_used();
         assert!(used.iter().all(|used| used.data.last() == Some(&0)), "{used:?}");

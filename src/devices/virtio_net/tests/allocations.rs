@@ -1,7 +1,5 @@
 //! Frames cost no allocation once a connection is under way.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,30 +16,6 @@ use virtio_device::{DescriptorFlags, Device as _, GuestMemory, Io, Queue, RING_F
 use virtio_net::offload::feature;
 use virtio_net::stack::{GATEWAY, GUEST};
 use virtio_net::{NetDevice, RX, TX};
-
-/// The system's allocator, with a count of what each thread asks it for.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is the system allocator's; the count is a thread's own and allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Buffers for frames to the guest, and the bytes of each.
 const BUFFERS: u64 = 128;
@@ -60,7 +34,7 @@ struct Guest {
     /// Bytes that came from the host.
     received: usize,
     /// What the device's own work has allocated.
-    allocated: usize,
+    allocated: u64,
 }
 
 impl Guest {
@@ -123,9 +97,8 @@ impl Guest {
 
     /// Has the device do `work`, and counts its allocations.
     fn counted(&mut self, work: impl FnOnce(&mut NetDevice, &Io<'_>)) {
-        let before = ALLOCATIONS.get();
-        work(&mut self.device, &Io::new(&self.queues, &self.port));
-        self.allocated += ALLOCATIONS.get() - before;
+        let io = Io::new(&self.queues, &self.port);
+        self.allocated += allocation_counter::measure(|| work(&mut self.device, &io)).count_total;
     }
 
     /// Sends a segment, whatever its size, with its checksum left to the device.

@@ -26,6 +26,8 @@ struct Vsock {
     /// `fwd_cnt` and `buf_alloc` of the guest's packets.
     forwarded: u32,
     room: u32,
+    /// Allocations of the device's own work.
+    allocated: u64,
 }
 
 impl Vsock {
@@ -39,7 +41,7 @@ impl Vsock {
         let mut device = VsockDevice::new(GUEST, sender).unwrap();
         device.listen(8000).unwrap();
         device.ready(Features::empty(), &Io::new(&queues, &port));
-        Self { device, rx, tx, queues, port, accepts, forwarded: 0, room: GUEST_ROOM }
+        Self { device, rx, tx, queues, port, accepts, forwarded: 0, room: GUEST_ROOM, allocated: 0 }
     }
 
     fn header(&self, guest: u32, host: u32, op: Operation) -> Header {
@@ -57,10 +59,22 @@ impl Vsock {
         }
     }
 
+    /// Has the device do `work`, and counts its allocations.
+    fn counted(&mut self, work: impl FnOnce(&mut VsockDevice, &Io<'_>)) {
+        let io = Io::new(&self.queues, &self.port);
+        self.allocated += allocation_counter::measure(|| work(&mut self.device, &io)).count_total;
+    }
+
+    fn process(&mut self, queue: u16) {
+        self.counted(|device, io| {
+            device.process(queue, io).unwrap();
+        });
+    }
+
     fn send_raw(&mut self, header: &Header, data: &[u8]) {
         let chain = self.tx.chain().readable(header.as_bytes());
         if data.is_empty() { chain } else { chain.readable(data) }.publish();
-        self.device.process(TX, &Io::new(&self.queues, &self.port)).unwrap();
+        self.process(TX);
         assert!(self.tx.take_used().is_some(), "the packet was taken");
     }
 
@@ -91,10 +105,11 @@ impl Vsock {
                 zx::PacketContents::SignalOne(signal) => signal.observed(),
                 _ => zx::Signals::NONE,
             };
-            let io = Io::new(&self.queues, &self.port);
-            self.device.signaled(packet.key() as u32, observed, &io);
+            self.counted(|device, io| {
+                device.signaled(packet.key() as u32, observed, io);
+            });
         }
-        self.device.process(RX, &Io::new(&self.queues, &self.port)).unwrap();
+        self.process(RX);
         let used = self.rx.take_used()?;
         let header = Header::read_from_bytes(&used.data[..HEADER_SIZE]).unwrap();
         let data = used.data[HEADER_SIZE..used.len as usize].to_vec();
@@ -468,4 +483,30 @@ proptest! {
         }
         device.reset();
     }
+}
+
+#[test]
+fn packets_of_a_connection_allocate_nothing() {
+    const PACKET: usize = 4096;
+    let mut vsock = Vsock::new();
+    let socket = vsock.accepted(1000);
+    // The host's side has always more to send, so that it is not waited for.
+    socket.write(&[9; 8 * PACKET]).unwrap();
+    let data = [7; PACKET];
+    let mut read = [0; PACKET];
+    let mut received = 0;
+    for round in 0..400 {
+        if round == 100 {
+            vsock.allocated = 0;
+        }
+        vsock.send_data(1000, 8000, &data);
+        assert_eq!(socket.read(&mut read), Ok(PACKET));
+        socket.write(&data).unwrap();
+        // What comes without data is the guest's credit.
+        let packet = std::iter::repeat_with(|| vsock.wait_next().1.len()).find(|len| *len > 0);
+        received += packet.unwrap();
+        vsock.forwarded = received as u32;
+    }
+    assert!(received > 300 * PACKET);
+    assert_eq!(vsock.allocated, 0);
 }

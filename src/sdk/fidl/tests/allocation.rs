@@ -2,37 +2,13 @@
 
 use fidl::encoding::{Decoder, Encoder, Vector, WireType};
 use fidl_test_wire::{Empty, Table, Vectors};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-thread_local! {
-    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The system's allocator, which counts the bytes a thread asks for.
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.with(|allocated| allocated.set(allocated.get() + layout.size()));
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn allocated_by_decoding<T: WireType>(bytes: &[u8]) -> (bool, usize) {
-    let before = ALLOCATED.get();
-    let decoded = Decoder::decode_all::<T>(bytes, &mut []);
-    (decoded.is_ok(), ALLOCATED.get() - before)
+    let mut decoded = false;
+    let counts = allocation_counter::measure(|| {
+        decoded = Decoder::decode_all::<T>(bytes, &mut []).is_ok();
+    });
+    (decoded, usize::try_from(counts.bytes_total).unwrap())
 }
 
 #[test]

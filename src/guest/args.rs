@@ -95,7 +95,7 @@ pub(crate) enum Command {
     subcommand,
     name = "launch",
     example = "Debian with two CPUs and a GiB of memory:\n\
-                 $ {command_name} debian --cpus 2 --memory 1073741824\n\
+                 $ {command_name} debian --cpus 2 --memory 1G\n\
                With its web server on this machine's port 8080:\n\
                  $ {command_name} debian --forward 8080:80\n\
                In the background:\n\
@@ -115,8 +115,8 @@ pub(crate) struct LaunchArgs {
     /// a port of this machine that is the guest's, as PORT:GUEST_PORT, if need be with tcp: or udp: and an address to listen on in front; may be repeated
     #[argh(option, from_str_fn(forward))]
     pub(crate) forward: Vec<fvirt::NetForward>,
-    /// memory in bytes
-    #[argh(option)]
+    /// memory in bytes, or in another unit: 512M, 2G
+    #[argh(option, from_str_fn(size))]
     pub(crate) memory: Option<u64>,
     /// number of virtual CPUs
     #[argh(option)]
@@ -145,14 +145,14 @@ pub(crate) struct LaunchArgs {
     /// whether there is memory that can be plugged in
     #[argh(option)]
     pub(crate) virtio_mem: Option<bool>,
-    /// how much memory can be plugged in, in bytes
-    #[argh(option)]
+    /// how much memory can be plugged in, written as that of --memory
+    #[argh(option, from_str_fn(size))]
     pub(crate) virtio_mem_region_size: Option<u64>,
-    /// alignment of the memory that can be plugged in, in bytes
-    #[argh(option)]
+    /// alignment of the memory that can be plugged in, written as that of --memory
+    #[argh(option, from_str_fn(size))]
     pub(crate) virtio_mem_region_alignment: Option<u64>,
-    /// granularity of plugging memory in, in bytes
-    #[argh(option)]
+    /// granularity of plugging memory in, written as that of --memory
+    #[argh(option, from_str_fn(size))]
     pub(crate) virtio_mem_block_size: Option<u64>,
     /// leave the guest to itself once it has started
     #[argh(switch, short = 'd')]
@@ -163,7 +163,11 @@ pub(crate) struct LaunchArgs {
 }
 
 fn forward(text: &str) -> Result<fvirt::NetForward, String> {
-    net_forward::parse(text)
+    notation::net_forward::parse(text)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    notation::size::parse(text)
 }
 
 impl LaunchArgs {
@@ -295,13 +299,13 @@ pub(crate) enum MemCommand {
 
 /// Ask the guest to have so much memory plugged in.
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "request-plugged", example = "$ {command_name} debian 1073741824")]
+#[argh(subcommand, name = "request-plugged", example = "$ {command_name} debian 1G")]
 pub(crate) struct MemRequestPluggedArgs {
     /// the guest: debian, termina or zircon
     #[argh(positional)]
     pub(crate) guest_type: GuestType,
-    /// bytes
-    #[argh(positional)]
+    /// in bytes, or in another unit: 512M, 2G
+    #[argh(positional, from_str_fn(size))]
     pub(crate) size: u64,
 }
 
@@ -406,7 +410,7 @@ pub(crate) enum ImageCommand {
     subcommand,
     name = "build",
     example = "Debian with Python and room for 16 GiB:\n\
-                 $ {command_name} debian --package python3 --root-size 17179869184"
+                 $ {command_name} debian --package python3 --root-size 16G"
 )]
 pub(crate) struct ImageBuildArgs {
     /// the guest: debian
@@ -415,8 +419,8 @@ pub(crate) struct ImageBuildArgs {
     /// a Debian package to add to the guest; may be repeated
     #[argh(option)]
     pub(crate) package: Vec<String>,
-    /// size of the root file system in bytes, 4 GiB unless given; only what is used counts
-    #[argh(option, default = "4 << 30")]
+    /// size of the root file system, 4G unless given; only what is used counts
+    #[argh(option, from_str_fn(size), default = "4 << 30")]
     pub(crate) root_size: u64,
     /// replace the package that there is, and discard what its guest has written
     #[argh(switch)]

@@ -2,6 +2,7 @@
 
 use fidl_fuchsia_net::MacAddress;
 use fidl_fuchsia_virtualization::{GuestConfig, GuestDescriptor, NetSpec};
+use notation::net_forward;
 use std::collections::BTreeSet;
 
 /// The address of the network device that `default_net` asks for: locally administered, under Google's OUI.

@@ -4,6 +4,7 @@
 //! is silently not there. Nothing here touches a file: paths stay paths until [`crate::package`] opens them.
 
 use fidl_fuchsia_virtualization as fvirt;
+use notation::{net_forward, size};
 use serde::de::{
     Deserialize, Deserializer, Error as _, IgnoredAny, IntoDeserializer as _, MapAccess, SeqAccess,
     Visitor,
@@ -133,25 +134,6 @@ fn set<T>(slot: &mut Option<T>, value: T, word: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a size in bytes: a decimal number and optionally `b`, `k`, `M` or `G`.
-///
-/// # Errors
-/// Says what a size looks like.
-pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'b') => (&text[..text.len() - 1], 0),
-        Some(b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M') => (&text[..text.len() - 1], 20),
-        Some(b'G') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let digits = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
-    let number: Option<u64> = digits.and_then(|d| d.parse().ok());
-    number
-        .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| format!("{text:?} is not a size: a number, optionally with b, k, M or G"))
-}
-
 impl PackageConfig {
     /// Parses the document.
     ///
@@ -175,12 +157,12 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A size as [`parse_memory`] reads it.
+/// A size as [`size::parse`] reads it.
 struct Size(u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parse_memory(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+        size::parse(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -372,16 +354,6 @@ mod tests {
             let error = PackageConfig::parse(document).unwrap_err();
             assert!(error.to_string().contains(message), "{document}: {error}");
             assert_eq!(error.line(), line, "{document}: {error}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_the_units_of_the_facts() {
-        for (text, bytes) in [("7", 7), ("7b", 7), ("2k", 2048), ("3M", 3 << 20), ("1G", 1 << 30)] {
-            assert_eq!(parse_memory(text), Ok(bytes));
-        }
-        for text in ["G", "1.5G", "+1", "0x10", " 1"] {
-            assert!(parse_memory(text).is_err(), "{text}");
         }
     }
 

@@ -60,41 +60,38 @@ fn a_kick_cancels_the_next_enter_and_then_is_used_up() {
     assert_eq!(vcpu.stats().kicks, 1);
 }
 
+/// A vCPU that is in this program returns when it is kicked.
+fn assert_kick_ends(emit: impl FnOnce(&mut CodeAssembler)) {
+    let guest = program(emit);
+    let mut vcpu = boot(&guest);
+    let remote = vcpu.remote();
+    let kicker = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(5));
+        remote.kick();
+    });
+    assert!(matches!(vcpu.enter(), Err(Error::Canceled)));
+    kicker.join().unwrap();
+}
+
 #[test]
 fn a_kick_ends_an_endless_loop() {
-    let guest = program(|a| {
+    assert_kick_ends(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
         a.jmp(top).unwrap();
     });
-    let mut vcpu = boot(&guest);
-    let remote = vcpu.remote();
-    let kicker = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(5));
-        remote.kick();
-    });
-    assert!(matches!(vcpu.enter(), Err(Error::Canceled)));
-    kicker.join().unwrap();
 }
 
 #[test]
 fn a_kick_ends_a_halt() {
-    let guest = program(|a| {
+    assert_kick_ends(|a| {
         a.hlt().unwrap();
     });
-    let mut vcpu = boot(&guest);
-    let remote = vcpu.remote();
-    let kicker = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(5));
-        remote.kick();
-    });
-    assert!(matches!(vcpu.enter(), Err(Error::Canceled)));
-    kicker.join().unwrap();
 }
 
 #[test]
 fn a_kick_ends_a_string_instruction() {
-    let guest = program(|a| {
+    assert_kick_ends(|a| {
         let mut top = a.create_label();
         a.set_label(&mut top).unwrap();
         a.mov(rdi, DATA).unwrap();
@@ -102,14 +99,6 @@ fn a_kick_ends_a_string_instruction() {
         a.rep().stosb().unwrap();
         a.jmp(top).unwrap();
     });
-    let mut vcpu = boot(&guest);
-    let remote = vcpu.remote();
-    let kicker = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(5));
-        remote.kick();
-    });
-    assert!(matches!(vcpu.enter(), Err(Error::Canceled)));
-    kicker.join().unwrap();
 }
 
 #[test]

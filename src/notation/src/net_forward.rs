@@ -1,7 +1,4 @@
-//! How people write forwarded ports, in `guest.cfg` and on the command line: `[tcp:|udp:][ADDRESS:]PORT:GUEST_PORT`.
-//! What may enter is the text form of `fuchsia.virtualization.NetForward` and nothing that acts on it.
-
-#![forbid(unsafe_code)]
+//! Forwarded ports: `[tcp:|udp:][ADDRESS:]PORT:GUEST_PORT`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -1,28 +1,20 @@
 //! `GuestLifecycle` and `Guest` against real guests of a few instructions.
 #![cfg(target_os = "linux")]
 
-use fidl::endpoints::{
-    ClientEnd, create_endpoints, create_proxy, create_proxy_and_stream, create_request_stream,
-};
-use fidl_fuchsia_component::RealmMarker;
-use fidl_fuchsia_io::{FileMarker, FileRequest};
+mod fixture;
+
+use fidl::endpoints::{create_endpoints, create_proxy};
 use fidl_fuchsia_virtualization::{
-    BalloonControllerMarker, GuestConfig, GuestError, GuestLifecycleMarker, GuestLifecycleProxy,
-    GuestMarker, GuestProxy, HostVsockEndpointMarker, KernelType, MemControllerMarker,
+    BalloonControllerMarker, GuestConfig, GuestError, GuestMarker, GuestProxy,
+    HostVsockEndpointMarker, KernelType, MemControllerMarker,
 };
+use fixture::{Fixture, POWER_OFF, SPIN, config, connect, serve_file};
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
-use futures::channel::mpsc;
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, TryStreamExt as _};
-use vmm::controller::{Controller, ControllerRequest, Environment};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 
-/// `mov dx, 0x2000; mov ax, 0x3400; out dx, ax`: SLP_EN with the type of S5; then halt.
-const POWER_OFF: &[u8] =
-    &[0x66, 0xba, 0x00, 0x20, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4, 0xeb, 0xfd];
 /// `mov al, 0xfe; out 0x64, al`: pulse the reset line; then halt.
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
-/// `jmp $`
-const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `ud2`, without anything to handle it.
 const CRASH: &[u8] = &[0x0f, 0x0b];
 /// Copies from the serial port to the serial port: `mov dx, 0x3fd; in al, dx; test al, 1; jz -5; mov dx, 0x3f8; in al, dx;
@@ -33,102 +25,6 @@ const ECHO: &[u8] = &[
 ];
 /// Stores to device memory through an instruction that no kernel uses there: `mov eax, 0xf8000000; movups [rax], xmm0`.
 const UNSUPPORTED: &[u8] = &[0xb8, 0x00, 0x00, 0x00, 0xf8, 0x0f, 0x11, 0x00];
-
-const LOAD_ADDRESS: u64 = 0x100_0000;
-
-/// A `vmlinux` of `code`.
-fn vmlinux(code: &[u8]) -> Vec<u8> {
-    let mut file = vec![0; 120];
-    file[..6].copy_from_slice(b"\x7fELF\x02\x01");
-    file[18..20].copy_from_slice(&62u16.to_le_bytes());
-    file[24..32].copy_from_slice(&LOAD_ADDRESS.to_le_bytes());
-    file[32..40].copy_from_slice(&64u64.to_le_bytes());
-    file[54..56].copy_from_slice(&56u16.to_le_bytes());
-    file[56..58].copy_from_slice(&1u16.to_le_bytes());
-    file[64..68].copy_from_slice(&1u32.to_le_bytes());
-    file[72..80].copy_from_slice(&120u64.to_le_bytes());
-    file[88..96].copy_from_slice(&LOAD_ADDRESS.to_le_bytes());
-    file[96..104].copy_from_slice(&(code.len() as u64).to_le_bytes());
-    file[104..112].copy_from_slice(&(code.len() as u64).to_le_bytes());
-    file.extend_from_slice(code);
-    file
-}
-
-/// A file of `contents` without memory to give, so that it is read in pieces.
-fn serve_file(contents: Vec<u8>) -> ClientEnd<FileMarker> {
-    let (client, mut requests) = create_request_stream::<FileMarker>();
-    fasync::Task::local(async move {
-        while let Ok(Some(request)) = requests.try_next().await {
-            let sent = match request {
-                FileRequest::GetBackingMemory { responder, .. } => {
-                    responder.send(Err(zx::Status::NOT_SUPPORTED.into_raw()))
-                }
-                FileRequest::ReadAt { count, offset, responder } => {
-                    let start = contents.len().min(offset as usize);
-                    let end = contents.len().min(start + count as usize);
-                    responder.send(Ok(&contents[start..end]))
-                }
-                _ => return,
-            };
-            sent.unwrap();
-        }
-    })
-    .detach();
-    client
-}
-
-fn config(code: &[u8]) -> GuestConfig {
-    GuestConfig {
-        kernel_type: Some(KernelType::Linux),
-        kernel: Some(serve_file(vmlinux(code))),
-        cpus: Some(1),
-        guest_memory: Some(64 << 20),
-        ..Default::default()
-    }
-}
-
-struct Fixture {
-    clients: mpsc::UnboundedSender<ControllerRequest>,
-    lifecycle: GuestLifecycleProxy,
-    controller: fasync::Task<()>,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let resource = |base| zx::linux::system_resource(base).unwrap();
-        // No framework: devices cannot be created.
-        let (realm, _) = create_proxy::<RealmMarker>();
-        let environment = Environment {
-            realm,
-            hypervisor: resource(zx::sys::ZX_RSRC_SYSTEM_HYPERVISOR_BASE),
-            vmex: resource(zx::sys::ZX_RSRC_SYSTEM_VMEX_BASE),
-        };
-        let (clients, requests) = mpsc::unbounded();
-        let controller = fasync::Task::local(Controller::new(environment).serve(requests));
-        let lifecycle = connect(&clients);
-        Self { clients, lifecycle, controller }
-    }
-
-    async fn create(&self, code: &[u8]) {
-        assert_eq!(self.lifecycle.create(config(code)).await.unwrap(), Ok(()));
-    }
-
-    fn bind(&self) -> GuestProxy {
-        let (guest, server) = create_proxy::<GuestMarker>();
-        self.lifecycle.bind(server).unwrap();
-        guest
-    }
-
-    async fn run(&self) -> Result<(), GuestError> {
-        self.lifecycle.run().await.unwrap()
-    }
-}
-
-fn connect(clients: &mpsc::UnboundedSender<ControllerRequest>) -> GuestLifecycleProxy {
-    let (lifecycle, requests) = create_proxy_and_stream::<GuestLifecycleMarker>();
-    clients.unbounded_send(ControllerRequest::Lifecycle(requests)).unwrap();
-    lifecycle
-}
 
 /// How a `Guest` channel ended.
 async fn epitaph(guest: GuestProxy) -> Option<zx::Status> {

@@ -144,13 +144,40 @@ mod tests {
         assert_eq!(error(GuestConfig { guest_memory: Some(0), ..config() }), GuestError::BadConfig);
     }
 
+    /// What `act` logs.
+    fn logged(act: impl FnOnce()) -> String {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(path.reopen().unwrap());
+        tracing::subscriber::with_default(subscriber.finish(), act);
+        std::fs::read_to_string(path.path()).unwrap()
+    }
+
     #[test]
-    fn devices_of_later_issues_are_refused() {
-        let expected = GuestError::DeviceInitializationFailure;
-        assert_eq!(error(GuestConfig { virtio_gpu: Some(true), ..config() }), expected);
-        assert_eq!(error(GuestConfig { virtio_sound: Some(true), ..config() }), expected);
-        assert_eq!(error(GuestConfig { virtio_mem: Some(true), ..config() }), expected);
-        assert!(GuestSpec::new(GuestConfig { virtio_gpu: Some(false), ..config() }).is_ok());
+    fn devices_that_do_not_exist_are_refused_with_a_reason_in_the_log() {
+        let wayland = fidl_fuchsia_virtualization::WaylandDevice { memory: 1 << 30, server: None };
+        let magma = fidl_fuchsia_virtualization::MagmaDevice { memory: 1 << 30 };
+        let sound =
+            GuestConfig { virtio_sound: Some(true), virtio_sound_input: Some(true), ..config() };
+        for (asks, name) in [
+            (GuestConfig { virtio_gpu: Some(true), ..config() }, "virtio-gpu"),
+            (sound, "virtio-sound"),
+            (GuestConfig { virtio_mem: Some(true), ..config() }, "virtio-mem"),
+            (GuestConfig { wayland_device: Some(wayland), ..config() }, "virtio-wayland"),
+            (GuestConfig { magma_device: Some(magma), ..config() }, "virtio-magma"),
+        ] {
+            let log = logged(|| {
+                assert_eq!(error(asks), GuestError::DeviceInitializationFailure, "{name}");
+            });
+            assert!(log.contains("ERROR") && log.contains(name), "{name}: {log}");
+        }
+        let declined = GuestConfig {
+            virtio_gpu: Some(false),
+            virtio_sound: Some(false),
+            virtio_mem: Some(false),
+            ..config()
+        };
+        assert!(GuestSpec::new(declined).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The virtio devices: what each looks like to the guest, and how its component is started.
 
-use super::guest::ConnectVsock;
+use super::guest::{Balloon, ConnectVsock};
 use super::process::{self, Commands, DeviceProcess, DeviceProtocol, ProcessError};
 use crate::virtio_pci::{DeviceConfig, DeviceEvents, VirtioIdentity, VirtioPciDevice};
 use crate::vm::{VmBuilder, VmError};
@@ -12,6 +12,9 @@ use fidl_fuchsia_virtualization::{
 use fidl_fuchsia_virtualization_hardware as hardware;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
+use futures::FutureExt as _;
+use futures::future::{LocalBoxFuture, join_all};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Queue size of most devices.
@@ -85,19 +88,25 @@ impl DeviceError {
     }
 }
 
+/// Says in the log which device failed and why, and what to tell the client.
+fn failed(device: &str, error: &DeviceError) -> GuestError {
+    tracing::error!(device, %error, "Could not make a device");
+    error.to_guest_error()
+}
+
 /// The devices of a machine, as far as they were made.
 #[derive(Default)]
 pub(super) struct Devices {
     /// Their components.
-    processes: Vec<DeviceProcess>,
+    processes: RefCell<Vec<DeviceProcess>>,
     /// What passes commands to the components that have started.
-    tasks: Vec<fasync::Task<()>>,
+    tasks: RefCell<Vec<fasync::Task<()>>>,
 }
 
 impl Devices {
     /// Stops talking to the components: vCPU threads that wait for one go on.
     pub(super) async fn disconnect(&mut self) {
-        for task in self.tasks.drain(..) {
+        for task in self.tasks.get_mut().drain(..) {
             task.cancel().await;
         }
     }
@@ -105,20 +114,67 @@ impl Devices {
     /// Destroys the components.
     pub(super) async fn destroy(mut self, realm: &RealmProxy) {
         self.disconnect().await;
-        for process in self.processes {
-            process.destroy(realm).await;
-        }
+        let processes = self.processes.into_inner();
+        join_all(processes.into_iter().map(|process| process.destroy(realm))).await;
     }
 }
 
-/// What a device needs while it is being made.
-pub(super) struct DeviceBuilder<'a> {
+/// The second half of making a device: its component. What fails is in the log, under the device's name.
+pub(super) type Starting<'a, T> = LocalBoxFuture<'a, Result<T, GuestError>>;
+
+/// Where the components of devices are created.
+#[derive(Clone, Copy)]
+pub(super) struct Launcher<'a> {
     pub(super) realm: &'a RealmProxy,
-    pub(super) vm: &'a mut VmBuilder,
-    pub(super) events: &'a DeviceEvents,
-    pub(super) cpus: u8,
     /// Those made so far, also one that then failed.
-    pub(super) devices: &'a mut Devices,
+    pub(super) devices: &'a Devices,
+}
+
+impl<'a> Launcher<'a> {
+    /// Names the device in what the log says about `start`.
+    fn starting<T>(
+        name: String,
+        start: impl Future<Output = Result<T, DeviceError>> + 'a,
+    ) -> Starting<'a, T> {
+        async move { start.await.map_err(|error| failed(&name, &error)) }.boxed_local()
+    }
+
+    /// Creates the component of a device of `kind`, and connects to its protocol.
+    async fn launch<P: DiscoverableProtocolMarker>(
+        self,
+        kind: &str,
+        name: String,
+    ) -> Result<P::Proxy, DeviceError> {
+        self.connect::<P>(DeviceProcess::create(self.realm, kind, name).await?)
+    }
+
+    /// Keeps `process`, and connects to its protocol.
+    fn connect<P: DiscoverableProtocolMarker>(
+        self,
+        process: DeviceProcess,
+    ) -> Result<P::Proxy, DeviceError> {
+        let proxy = process.connect::<P>();
+        self.devices.processes.borrow_mut().push(process);
+        Ok(proxy?)
+    }
+
+    /// Connects a device to its component, which has started.
+    fn finish<P: Proxy + DeviceProtocol + Clone + 'static>(
+        self,
+        proxy: P,
+        commands: Commands,
+        device: Arc<VirtioPciDevice>,
+    ) {
+        self.devices.tasks.borrow_mut().push(process::serve(proxy, commands, device));
+    }
+}
+
+/// Puts devices on PCI, one after another, and returns for each what starts its component: those can run at once.
+pub(super) struct DeviceBuilder<'a, 'b> {
+    pub(super) launcher: Launcher<'a>,
+    pub(super) vm: &'b mut VmBuilder,
+    pub(super) events: &'b DeviceEvents,
+    pub(super) cpus: u8,
 }
 
 /// A device on PCI whose component was not started yet.
@@ -128,16 +184,18 @@ struct Attached {
     start_info: hardware::StartInfo,
 }
 
-impl DeviceBuilder<'_> {
+impl<'a> DeviceBuilder<'a, '_> {
     /// Puts a device on PCI, in the next slot, and prepares what its component gets.
     fn attach(
         &mut self,
         identity: &VirtioIdentity,
         config: DeviceConfig,
-    ) -> Result<Attached, DeviceError> {
+    ) -> Result<Attached, GuestError> {
         let (backend, commands) = process::remote_backend();
-        let (device, handles) =
-            self.vm.add_virtio(identity, config, Box::new(backend), self.events)?;
+        let (device, handles) = self
+            .vm
+            .add_virtio(identity, config, Box::new(backend), self.events)
+            .map_err(|error| failed(&identity.name, &error.into()))?;
         let start_info = hardware::StartInfo {
             trap: hardware::Trap {
                 addr: handles.trap.start,
@@ -150,32 +208,8 @@ impl DeviceBuilder<'_> {
         Ok(Attached { device, commands, start_info })
     }
 
-    /// Creates the component of a device of `kind`, and connects to its protocol.
-    async fn launch<P: DiscoverableProtocolMarker>(
-        &mut self,
-        kind: &str,
-        name: String,
-    ) -> Result<P::Proxy, DeviceError> {
-        let process = DeviceProcess::create(self.realm, kind, name).await?;
-        let proxy = process.connect::<P>();
-        self.devices.processes.push(process);
-        Ok(proxy?)
-    }
-
-    /// Connects a device to its component, which has started.
-    fn finish<P: Proxy + DeviceProtocol + Clone + 'static>(
-        &mut self,
-        proxy: P,
-        commands: Commands,
-        device: Arc<VirtioPciDevice>,
-    ) {
-        self.devices.tasks.push(process::serve(proxy, commands, device));
-    }
-
-    /// Adds the balloon and returns its function and a connection to its component.
-    pub(super) async fn balloon(
-        &mut self,
-    ) -> Result<(Arc<VirtioPciDevice>, hardware::VirtioBalloonProxy), DeviceError> {
+    /// Adds the balloon.
+    pub(super) fn balloon(&mut self) -> Result<Starting<'a, Balloon>, GuestError> {
         let identity = VirtioIdentity {
             name: "virtio_balloon".to_owned(),
             device_id: 5,
@@ -188,14 +222,22 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(vec![0; 8]).writable(balloon_config::ACTUAL, 4);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let proxy = self.launch::<hardware::VirtioBalloonMarker>("balloon", identity.name).await?;
-        proxy.start(start_info).await.map_err(DeviceError::Start)?;
-        self.finish(proxy.clone(), commands, device.clone());
-        Ok((device, proxy))
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let name = identity.name;
+            let proxy = launcher.launch::<hardware::VirtioBalloonMarker>("balloon", name).await?;
+            proxy.start(start_info).await.map_err(DeviceError::Start)?;
+            launcher.finish(proxy.clone(), commands, device.clone());
+            Ok(Balloon { device, proxy })
+        }))
     }
 
     /// Adds disk number `index`.
-    pub(super) async fn block(&mut self, index: usize, spec: BlockSpec) -> Result<(), DeviceError> {
+    pub(super) fn block(
+        &mut self,
+        index: usize,
+        spec: BlockSpec,
+    ) -> Result<Starting<'a, ()>, GuestError> {
         let queues = self.cpus.clamp(1, MAX_BLOCK_QUEUES);
         let read_only = if spec.mode == BlockMode::ReadOnly {
             feature::BLK_RO
@@ -216,20 +258,24 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(vec![0; BLOCK_CONFIG_SIZE]);
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let proxy = self.launch::<hardware::VirtioBlockMarker>("block", identity.name).await?;
-        let (capacity, block_size) =
-            proxy.start(start_info, spec).await.map_err(DeviceError::Start)?;
-        if capacity % SECTOR != 0 || !block_size.is_power_of_two() || u64::from(block_size) < SECTOR
-        {
-            return Err(DeviceError::Disk { capacity, block_size });
-        }
-        device.set_config(&block_config(capacity, block_size, queues));
-        self.finish(proxy, commands, device);
-        Ok(())
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let name = identity.name;
+            let proxy = launcher.launch::<hardware::VirtioBlockMarker>("block", name).await?;
+            let (capacity, block_size) =
+                proxy.start(start_info, spec).await.map_err(DeviceError::Start)?;
+            let blocks = block_size.is_power_of_two() && u64::from(block_size) >= SECTOR;
+            if capacity % SECTOR != 0 || !blocks {
+                return Err(DeviceError::Disk { capacity, block_size });
+            }
+            device.set_config(&block_config(capacity, block_size, queues));
+            launcher.finish(proxy, commands, device);
+            Ok(())
+        }))
     }
 
     /// Adds the console, whose other end is `socket`'s peer.
-    pub(super) async fn console(&mut self, socket: zx::Socket) -> Result<(), DeviceError> {
+    pub(super) fn console(&mut self, socket: zx::Socket) -> Result<Starting<'a, ()>, GuestError> {
         let identity = VirtioIdentity {
             name: "virtio_console".to_owned(),
             device_id: 3,
@@ -240,14 +286,18 @@ impl DeviceBuilder<'_> {
         };
         let Attached { device, commands, start_info } =
             self.attach(&identity, DeviceConfig::read_only(vec![0; CONSOLE_CONFIG_SIZE]))?;
-        let proxy = self.launch::<hardware::VirtioConsoleMarker>("console", identity.name).await?;
-        proxy.start(start_info, socket).await.map_err(DeviceError::Start)?;
-        self.finish(proxy, commands, device);
-        Ok(())
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let name = identity.name;
+            let proxy = launcher.launch::<hardware::VirtioConsoleMarker>("console", name).await?;
+            proxy.start(start_info, socket).await.map_err(DeviceError::Start)?;
+            launcher.finish(proxy, commands, device);
+            Ok(())
+        }))
     }
 
     /// Adds the source of random numbers.
-    pub(super) async fn rng(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn rng(&mut self) -> Result<Starting<'a, ()>, GuestError> {
         let identity = VirtioIdentity {
             name: "virtio_rng".to_owned(),
             device_id: 4,
@@ -258,17 +308,20 @@ impl DeviceBuilder<'_> {
         };
         let Attached { device, commands, start_info } =
             self.attach(&identity, DeviceConfig::default())?;
-        let proxy = self.launch::<hardware::VirtioRngMarker>("rng", identity.name).await?;
-        proxy.start(start_info).await.map_err(DeviceError::Start)?;
-        self.finish(proxy, commands, device);
-        Ok(())
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let proxy = launcher.launch::<hardware::VirtioRngMarker>("rng", identity.name).await?;
+            proxy.start(start_info).await.map_err(DeviceError::Start)?;
+            launcher.finish(proxy, commands, device);
+            Ok(())
+        }))
     }
 
     /// Adds the vsock device with `listeners`, and returns what connects clients to it.
-    pub(super) async fn vsock(
+    pub(super) fn vsock(
         &mut self,
         listeners: Vec<Listener>,
-    ) -> Result<Option<ConnectVsock>, DeviceError> {
+    ) -> Result<Starting<'a, ConnectVsock>, GuestError> {
         let identity = VirtioIdentity {
             name: "virtio_vsock".to_owned(),
             device_id: 19,
@@ -280,24 +333,27 @@ impl DeviceBuilder<'_> {
         // The guest's context ID (§5.10.4).
         let config = DeviceConfig::read_only(u64::from(DEFAULT_GUEST_CID).to_le_bytes().to_vec());
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let proxy = self.launch::<hardware::VirtioVsockMarker>("vsock", identity.name).await?;
-        let started = proxy
-            .start(start_info, DEFAULT_GUEST_CID, listeners)
-            .await
-            .map_err(DeviceError::Start)?;
-        started.map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
-        self.finish(proxy, commands, device.clone());
-        let process = self.devices.processes.last();
-        Ok(process.map(|process| process.vsock_connector(device)))
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let process = DeviceProcess::create(launcher.realm, "vsock", identity.name).await?;
+            let connector = process.vsock_connector(device.clone());
+            let proxy = launcher.connect::<hardware::VirtioVsockMarker>(process)?;
+            let started = proxy.start(start_info, DEFAULT_GUEST_CID, listeners).await;
+            started
+                .map_err(DeviceError::Start)?
+                .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
+            launcher.finish(proxy, commands, device);
+            Ok(connector)
+        }))
     }
 
     /// Adds network interface number `index`, with the host's ports that lead to it.
-    pub(super) async fn net(
+    pub(super) fn net(
         &mut self,
         index: usize,
-        spec: &NetSpec,
-        forwards: &[NetForward],
-    ) -> Result<(), DeviceError> {
+        spec: NetSpec,
+        forwards: Vec<NetForward>,
+    ) -> Result<Starting<'a, ()>, GuestError> {
         let identity = VirtioIdentity {
             name: format!("virtio_net_{index}"),
             device_id: 1,
@@ -315,19 +371,22 @@ impl DeviceBuilder<'_> {
         };
         let config = DeviceConfig::read_only(spec.mac_address.octets.to_vec());
         let Attached { device, commands, start_info } = self.attach(&identity, config)?;
-        let proxy = self.launch::<hardware::VirtioNetMarker>("net", identity.name).await?;
-        let started = proxy.start(start_info, &spec.mac_address, spec.enable_bridge).await;
-        started
-            .map_err(DeviceError::Start)?
-            .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
-        for forward in forwards {
-            proxy.forward(forward).await.map_err(DeviceError::Start)?.map_err(|status| {
-                let status = zx::Status::from_raw(status);
-                DeviceError::Forward { port: forward.host_port, status }
-            })?;
-        }
-        self.finish(proxy, commands, device);
-        Ok(())
+        let launcher = self.launcher;
+        Ok(Launcher::starting(identity.name.clone(), async move {
+            let proxy = launcher.launch::<hardware::VirtioNetMarker>("net", identity.name).await?;
+            let started = proxy.start(start_info, &spec.mac_address, spec.enable_bridge).await;
+            started
+                .map_err(DeviceError::Start)?
+                .map_err(|status| DeviceError::StartStatus(zx::Status::from_raw(status)))?;
+            for forward in forwards {
+                proxy.forward(&forward).await.map_err(DeviceError::Start)?.map_err(|status| {
+                    let status = zx::Status::from_raw(status);
+                    DeviceError::Forward { port: forward.host_port, status }
+                })?;
+            }
+            launcher.finish(proxy, commands, device);
+            Ok(())
+        }))
     }
 }
 

@@ -25,17 +25,39 @@ pub(super) enum FileError {
     TooLarge(u64),
 }
 
-/// Reads all of `file`.
+/// A file's contents.
+pub(super) enum Contents {
+    /// In memory that the server gave.
+    Memory(zx::Vmo),
+    /// Read already.
+    Read(Vec<u8>),
+}
+
+impl Contents {
+    /// Reads all, which may block for as long as a disk takes.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`]
+    pub(super) fn read(self) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Memory(vmo) => read_vmo(&vmo),
+            Self::Read(contents) => Ok(contents),
+        }
+    }
+}
+
+/// Gets what is in `file`.
 ///
 /// # Errors
 ///
 /// [`FileError`]
-pub(super) async fn read(file: ClientEnd<FileMarker>) -> Result<Vec<u8>, FileError> {
+pub(super) async fn open(file: ClientEnd<FileMarker>) -> Result<Contents, FileError> {
     let file = file.into_proxy();
     match file.get_backing_memory(VmoFlags::READ).await? {
-        Ok(vmo) => read_vmo(&vmo),
+        Ok(vmo) => Ok(Contents::Memory(vmo)),
         // Not every server has memory to give.
-        Err(_) => read_in_pieces(&file).await,
+        Err(_) => read_in_pieces(&file).await.map(Contents::Read),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::Environment;
 use super::config::{DeviceSpecs, GuestSpec, KernelFiles};
-use super::devices::{DeviceBuilder, DeviceError, Devices};
-use super::guest::{self, Balloon, GuestServices};
-use super::{files, serial};
+use super::devices::{DeviceBuilder, Devices, Launcher};
+use super::files::{self, Contents};
+use super::guest::{self, GuestServices};
+use super::serial;
 use crate::arch::Kernel;
 use crate::memory::LayoutError;
 use crate::vcpu::Outcome;
@@ -18,6 +19,8 @@ use fidl_fuchsia_virtualization::{
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::channel::oneshot;
+use futures::future::{OptionFuture, join, join_all};
+use futures::join;
 use std::rc::Rc;
 
 /// A machine.
@@ -52,11 +55,6 @@ fn vm_error(error: &VmError) -> GuestError {
     }
 }
 
-fn device_error(error: &DeviceError) -> GuestError {
-    tracing::error!(%error, "Could not make a device");
-    error.to_guest_error()
-}
-
 impl Machine {
     /// Builds the machine of `spec`: its devices' components run when this returns.
     ///
@@ -71,8 +69,8 @@ impl Machine {
             tracing::error!(%error, "Could not start a thread");
             GuestError::InternalError
         })?;
-        let mut devices = Devices::default();
-        match Self::build(environment, spec, &events, &mut devices).await {
+        let devices = Devices::default();
+        match Self::build(environment, spec, &events, &devices).await {
             Ok((vm, services, serial)) => Ok(Self {
                 vm,
                 devices,
@@ -92,22 +90,24 @@ impl Machine {
         environment: &Environment,
         spec: GuestSpec,
         events: &DeviceEvents,
-        devices: &mut Devices,
+        devices: &Devices,
     ) -> Result<(Vm, GuestServices, fasync::Task<()>), GuestError> {
         let vm = VmBuilder::new(&environment.hypervisor, &environment.vmex, spec.vm);
         let mut vm = vm.map_err(|error| vm_error(&error))?;
         let (serial, serial_guest) = zx::Socket::create_stream();
         let serial_task = fasync::Task::local(serial::pump(vm.serial(), serial_guest));
         let builder = DeviceBuilder {
-            realm: &environment.realm,
+            launcher: Launcher { realm: &environment.realm, devices },
             vm: &mut vm,
             events,
             cpus: spec.vm.cpus,
-            devices,
         };
-        let services = add_devices(builder, spec.devices, serial).await?;
+        let starting = add_devices(builder, spec.devices, serial)?;
         vm.install_traps().map_err(|error| vm_error(&error))?;
-        let entry = load_kernel(&vm, spec.kernel).await?;
+        // The components start while the kernel is unpacked. Both are seen to their end: nothing of either is left behind.
+        let (services, loaded) = join(starting, load_kernel(vm, spec.kernel)).await;
+        let services = services?;
+        let (vm, entry) = loaded?;
         Ok((vm.build(entry), services, serial_task))
     }
 
@@ -147,41 +147,55 @@ impl Machine {
     }
 }
 
-/// Adds the devices in the order of their PCI slots. The network comes last, because a bridge can cut the host's own.
-async fn add_devices(
-    mut builder: DeviceBuilder<'_>,
+/// Puts the devices on PCI in the order of their slots, and returns what starts their components, all at once. It tells the
+/// failure of the first slot that has one, after all others have started or failed.
+fn add_devices<'a>(
+    mut builder: DeviceBuilder<'a, '_>,
     specs: DeviceSpecs,
     serial: zx::Socket,
-) -> Result<GuestServices, GuestError> {
-    let fail = |error: DeviceError| device_error(&error);
-    let mut services = GuestServices { serial, console: None, balloon: None, vsock: None };
-    if specs.balloon {
-        let (device, proxy) = builder.balloon().await.map_err(fail)?;
-        services.balloon = Some(Rc::new(Balloon { device, proxy }));
-    }
+) -> Result<impl Future<Output = Result<GuestServices, GuestError>> + use<'a>, GuestError> {
+    let balloon = specs.balloon.then(|| builder.balloon()).transpose()?;
+    let mut disks = Vec::new();
     for (index, spec) in specs.block.into_iter().enumerate() {
-        builder.block(index, spec).await.map_err(fail)?;
+        disks.push(builder.block(index, spec)?);
     }
-    if specs.console {
-        let (host, guest) = zx::Socket::create_stream();
-        builder.console(guest).await.map_err(fail)?;
-        services.console = Some(host);
+    let (host_console, guest_console) = zx::Socket::create_stream();
+    let console = specs.console.then(|| builder.console(guest_console)).transpose()?;
+    let rng = specs.rng.then(|| builder.rng()).transpose()?;
+    let vsock = specs.vsock.map(|listeners| builder.vsock(listeners)).transpose()?;
+    let (mut networks, mut bridges) = (Vec::new(), Vec::new());
+    let mut forwards = specs.net_forwards;
+    for (index, spec) in specs.net.into_iter().enumerate() {
+        let kind = if spec.enable_bridge { &mut bridges } else { &mut networks };
+        // All forwards lead to the first interface.
+        kind.push(builder.net(index, spec, std::mem::take(&mut forwards))?);
     }
-    if specs.rng {
-        builder.rng().await.map_err(fail)?;
-    }
-    if let Some(listeners) = specs.vsock {
-        services.vsock = builder.vsock(listeners).await.map_err(fail)?;
-    }
-    for (index, spec) in specs.net.iter().enumerate() {
-        let forwards = if index == 0 { &specs.net_forwards[..] } else { &[] };
-        builder.net(index, spec, forwards).await.map_err(fail)?;
-    }
-    Ok(services)
+    Ok(async move {
+        let (balloon, disks, console, rng, vsock, networks) = join!(
+            OptionFuture::from(balloon),
+            join_all(disks),
+            OptionFuture::from(console),
+            OptionFuture::from(rng),
+            OptionFuture::from(vsock),
+            join_all(networks),
+        );
+        let balloon = balloon.transpose()?.map(Rc::new);
+        disks.into_iter().collect::<Result<(), _>>()?;
+        let console = console.transpose()?.map(|()| host_console);
+        rng.transpose()?;
+        let vsock = vsock.transpose()?;
+        networks.into_iter().collect::<Result<(), _>>()?;
+        // A bridge can cut the host's own network, so it comes when nothing else can fail.
+        join_all(bridges).await.into_iter().collect::<Result<(), _>>()?;
+        Ok(GuestServices { serial, console, balloon, vsock })
+    })
 }
 
-/// Reads the kernel's files and loads them.
-async fn load_kernel(vm: &VmBuilder, files: KernelFiles) -> Result<crate::arch::Entry, GuestError> {
+/// Reads the kernel's files and loads them, on a thread of its own.
+async fn load_kernel(
+    vm: VmBuilder,
+    files: KernelFiles,
+) -> Result<(VmBuilder, crate::arch::Entry), GuestError> {
     let fail = |error: &dyn std::error::Error| {
         tracing::error!(%error, "Could not load the kernel");
         GuestError::KernelLoadFailure
@@ -194,26 +208,36 @@ async fn load_kernel(vm: &VmBuilder, files: KernelFiles) -> Result<crate::arch::
         tracing::error!("A Zircon kernel takes no device tree overlay; the configuration has one");
         return Err(GuestError::KernelLoadFailure);
     }
-    let read = async |file: Option<_>| match file {
-        Some(file) => files::read(file).await.map(Some),
+    let open = async |file: Option<_>| match file {
+        Some(file) => files::open(file).await.map(Some),
         None => Ok(None),
     };
-    let image = files::read(kernel).await.map_err(|error| fail(&error))?;
-    let ramdisk = read(files.ramdisk).await.map_err(|error| fail(&error))?;
-    let device_tree = read(files.device_tree).await.map_err(|error| fail(&error))?;
-    let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &files.command_line[..]);
-    let kernel = match files.kind {
-        KernelType::Linux => {
-            Kernel::Linux { image, ramdisk, device_tree: device_tree.as_deref(), command_line }
-        }
-        KernelType::Zircon => Kernel::Zircon { image, ramdisk, command_line },
+    let kernel = files::open(kernel).await.map_err(|error| fail(&error))?;
+    let ramdisk = open(files.ramdisk).await.map_err(|error| fail(&error))?;
+    let device_tree = open(files.device_tree).await.map_err(|error| fail(&error))?;
+    let (kind, command_line) = (files.kind, files.command_line);
+    let load = move || {
+        let read = |file: Option<Contents>| file.map(Contents::read).transpose();
+        let image = kernel.read().map_err(|error| fail(&error))?;
+        let ramdisk = read(ramdisk).map_err(|error| fail(&error))?;
+        let device_tree = read(device_tree).map_err(|error| fail(&error))?;
+        let (image, ramdisk, command_line) = (&image[..], ramdisk.as_deref(), &command_line[..]);
+        let kernel = match kind {
+            KernelType::Linux => {
+                Kernel::Linux { image, ramdisk, device_tree: device_tree.as_deref(), command_line }
+            }
+            KernelType::Zircon => Kernel::Zircon { image, ramdisk, command_line },
+        };
+        let entry = vm.load(kernel).map_err(|error| fail(&error))?;
+        Ok((vm, entry))
     };
-    vm.load(kernel).map_err(|error| fail(&error))
+    fasync::unblock(load).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::devices::DeviceError;
     use crate::controller::process::ProcessError;
 
     #[test]
@@ -256,7 +280,7 @@ mod tests {
             ),
             (ProcessError::Realm(gone()).into(), GuestError::FailedServiceConnect),
         ] {
-            assert_eq!(device_error(&error), answer);
+            assert_eq!(error.to_guest_error(), answer);
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum ElfError {
 /// A piece of the file and where it belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
+    /// Index among all program headers.
+    pub index: usize,
     /// Physical address of the first byte.
     pub address: u64,
     /// Bytes of the file; the rest of the segment up to `memory_size` is zero.
@@ -66,28 +68,42 @@ impl Elf {
     ///
     /// [`ElfError`]; every returned segment lies inside `image`.
     pub fn parse(image: &[u8]) -> Result<Self, ElfError> {
-        if !Self::detect(image)
-            || image.get(4) != Some(&CLASS_64)
-            || image.get(5) != Some(&DATA_LITTLE_ENDIAN)
+        let elf = Self::parse_headers(image)?;
+        let outside = |segment: &Segment| segment.file.end > image.len();
+        match elf.segments.iter().find(|segment| outside(segment)) {
+            Some(segment) => Err(ElfError::Segment { index: segment.index }),
+            None => Ok(elf),
+        }
+    }
+
+    /// Parses the headers at the start of a file, `head`. Segments may lie beyond it.
+    ///
+    /// # Errors
+    ///
+    /// [`ElfError`]
+    pub fn parse_headers(head: &[u8]) -> Result<Self, ElfError> {
+        if !Self::detect(head)
+            || head.get(4) != Some(&CLASS_64)
+            || head.get(5) != Some(&DATA_LITTLE_ENDIAN)
         {
             return Err(ElfError::Magic);
         }
-        let machine = u16_at(image, 18).ok_or(ElfError::Header)?;
-        let entry = u64_at(image, 24).ok_or(ElfError::Header)?;
-        let table = u64_at(image, 32)
+        let machine = u16_at(head, 18).ok_or(ElfError::Header)?;
+        let entry = u64_at(head, 24).ok_or(ElfError::Header)?;
+        let table = u64_at(head, 32)
             .and_then(|offset| usize::try_from(offset).ok())
             .ok_or(ElfError::Header)?;
-        let size = u16_at(image, 54).ok_or(ElfError::Header)?;
-        let count = usize::from(u16_at(image, 56).ok_or(ElfError::Header)?);
+        let size = u16_at(head, 54).ok_or(ElfError::Header)?;
+        let count = usize::from(u16_at(head, 56).ok_or(ElfError::Header)?);
         if size != PROGRAM_HEADER_SIZE {
             return Err(ElfError::Header);
         }
         let end = table.checked_add(count * usize::from(size)).ok_or(ElfError::Header)?;
-        let headers = image.get(table..end).ok_or(ElfError::Header)?;
+        let headers = head.get(table..end).ok_or(ElfError::Header)?;
         let mut segments = Vec::new();
         for (index, header) in headers.chunks_exact(usize::from(size)).enumerate() {
             if u32_at(header, 0) == Some(SEGMENT_LOAD) {
-                segments.push(segment(header, image.len()).ok_or(ElfError::Segment { index })?);
+                segments.push(segment(index, header).ok_or(ElfError::Segment { index })?);
             }
         }
         if segments.is_empty() {
@@ -109,18 +125,14 @@ impl Elf {
     }
 }
 
-fn segment(header: &[u8], image_len: usize) -> Option<Segment> {
+fn segment(index: usize, header: &[u8]) -> Option<Segment> {
     let offset = usize::try_from(u64_at(header, 8)?).ok()?;
     let address = u64_at(header, 24)?;
     let file_size = u64_at(header, 32)?;
     let memory_size = u64_at(header, 40)?;
     let end = offset.checked_add(usize::try_from(file_size).ok()?)?;
     address.checked_add(memory_size)?;
-    (end <= image_len && file_size <= memory_size).then_some(Segment {
-        address,
-        file: offset..end,
-        memory_size,
-    })
+    (file_size <= memory_size).then_some(Segment { index, address, file: offset..end, memory_size })
 }
 
 #[cfg(test)]
@@ -152,7 +164,7 @@ pub(crate) mod tests {
         assert_eq!(elf.entry, 0x10_0010);
         assert_eq!(
             elf.segments,
-            [Segment { address: 0x10_0000, file: 120..124, memory_size: 0x1000 }]
+            [Segment { index: 0, address: 0x10_0000, file: 120..124, memory_size: 0x1000 }]
         );
         assert_eq!(elf.physical_range(), 0x10_0000..0x10_1000);
     }

@@ -3,10 +3,12 @@
 //! The formats are those of Linux (`lib/decompress.c`), except LZO, which no well-kept crate reads: such a kernel
 //! unpacks itself.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 /// Largest unpacked kernel, in bytes. Debian's are below 70 MB.
 pub const MAX_UNPACKED: usize = 512 << 20;
+/// What is unpacked at once where the format leaves the choice, in bytes; the headers of an ELF file fit.
+const PIECE: usize = 1 << 20;
 /// Block size of the legacy LZ4 frame format.
 const LZ4_BLOCK: usize = 8 << 20;
 const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
@@ -59,66 +61,83 @@ impl Compression {
     }
 }
 
-/// Unpacks `payload`. Linux's build appends the unpacked size to most formats; it is ignored.
+/// Unpacks `payload` into `sink`, in large pieces and in order. Linux's build appends the unpacked size to most formats; it
+/// is ignored.
 ///
 /// # Errors
 ///
-/// [`PayloadError`]
-pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
+/// [`PayloadError`], of which [`PayloadError::Corrupt`] is also what `sink` fails with.
+pub fn unpack(payload: &[u8], sink: &mut impl Write) -> Result<(), PayloadError> {
     match Compression::detect(payload).ok_or(PayloadError::Unknown)? {
-        Compression::Gzip => read_all(flate2::read::GzDecoder::new(payload)),
-        Compression::Bzip2 => read_all(bzip2::read::BzDecoder::new(payload)),
+        Compression::Gzip => copy(flate2::read::GzDecoder::new(payload), sink),
+        Compression::Bzip2 => copy(bzip2::read::BzDecoder::new(payload), sink),
         Compression::Lzma => {
-            read_all(lzma_rust2::LzmaReader::new_mem_limit(payload, LZMA_MEMORY_KIB, None)?)
+            copy(lzma_rust2::LzmaReader::new_mem_limit(payload, LZMA_MEMORY_KIB, None)?, sink)
         }
         Compression::Xz => {
-            read_all(lzma_rust2::XzReader::new_mem_limit(payload, false, LZMA_MEMORY_KIB))
+            copy(lzma_rust2::XzReader::new_mem_limit(payload, false, LZMA_MEMORY_KIB), sink)
         }
-        Compression::Lz4 => unpack_lz4(payload),
+        Compression::Lz4 => unpack_lz4(payload, sink),
         Compression::Zstd => {
             let decoder =
                 ruzstd::decoding::StreamingDecoder::new(payload).map_err(std::io::Error::other)?;
-            read_all(decoder)
+            copy(decoder, sink)
         }
     }
 }
 
-fn read_all(reader: impl Read) -> Result<Vec<u8>, PayloadError> {
-    let mut unpacked = Vec::new();
-    reader.take(MAX_UNPACKED as u64 + 1).read_to_end(&mut unpacked)?;
-    if unpacked.len() > MAX_UNPACKED { Err(PayloadError::TooLarge) } else { Ok(unpacked) }
+fn copy(mut reader: impl Read, sink: &mut impl Write) -> Result<(), PayloadError> {
+    let mut piece = Vec::with_capacity(PIECE);
+    let mut total = 0;
+    loop {
+        piece.clear();
+        reader.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+        total += piece.len();
+        if total > MAX_UNPACKED {
+            return Err(PayloadError::TooLarge);
+        }
+        sink.write_all(&piece)?;
+        if piece.len() < PIECE {
+            return Ok(());
+        }
+    }
 }
 
 /// The legacy frame format: magic, then blocks of a little-endian length and data that unpacks to at most 8 MiB
 /// (LZ4 frame format description, "Legacy frame").
-fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
+fn unpack_lz4(payload: &[u8], sink: &mut impl Write) -> Result<(), PayloadError> {
     let corrupt = |what: &str| PayloadError::Corrupt(std::io::Error::other(what.to_owned()));
     let mut rest =
         payload.strip_prefix(&LZ4_LEGACY_MAGIC).ok_or_else(|| corrupt("not a legacy LZ4 frame"))?;
-    let mut unpacked = Vec::new();
+    let mut unpacked = vec![0; LZ4_BLOCK];
+    let mut total = 0;
     // What is left after the last block is at most the appended size, four bytes.
     while let Some((length, blocks)) =
         rest.split_first_chunk().filter(|(_, blocks)| !blocks.is_empty())
     {
         let length = u32::from_le_bytes(*length) as usize;
         let block = blocks.get(..length).ok_or_else(|| corrupt("LZ4 block is truncated"))?;
-        let start = unpacked.len();
-        if start + LZ4_BLOCK > MAX_UNPACKED {
+        let written = lz4_flex::block::decompress_into(block, &mut unpacked)
+            .map_err(|error| PayloadError::Corrupt(std::io::Error::other(error)))?;
+        total += written;
+        if total > MAX_UNPACKED {
             return Err(PayloadError::TooLarge);
         }
-        unpacked.resize(start + LZ4_BLOCK, 0);
-        let written = lz4_flex::block::decompress_into(block, &mut unpacked[start..])
-            .map_err(|error| PayloadError::Corrupt(std::io::Error::other(error)))?;
-        unpacked.truncate(start + written);
+        sink.write_all(&unpacked[..written])?;
         rest = &blocks[length..];
     }
-    Ok(unpacked)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+
+    fn unpack(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
+        let mut unpacked = Vec::new();
+        super::unpack(payload, &mut unpacked)?;
+        Ok(unpacked)
+    }
 
     fn lz4(chunks: &[&[u8]]) -> Vec<u8> {
         let mut frame = LZ4_LEGACY_MAGIC.to_vec();
@@ -157,6 +176,14 @@ mod tests {
         let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
         bzip2.write_all(b"kernel").unwrap();
         assert_eq!(unpack(&bzip2.finish().unwrap()).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn pieces_are_joined() {
+        let contents: Vec<u8> = (0..PIECE * 5 / 2).map(|index| (index >> 8) as u8).collect();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&contents).unwrap();
+        assert!(unpack(&gzip.finish().unwrap()).unwrap() == contents);
     }
 
     /// `printf kernel | xz --check=crc32 --x86 --lzma2=dict=1MiB` and `printf kernel | lzma`, `| zstd`.

@@ -5,9 +5,10 @@
 
 use super::memory_map::{self, E820Entry};
 use crate::arch::Entry;
-use crate::loader::elf::{Elf, MACHINE_X86_64};
+use crate::loader::elf::{Elf, MACHINE_X86_64, Segment};
 use crate::loader::{payload, u16_at, u32_at, u64_at};
 use crate::memory::{GuestMemory, MemoryError, MemoryLayout, PAGE_SIZE};
+use std::io;
 use std::ops::Range;
 
 /// Where a bzImage that unpacks itself is put.
@@ -237,41 +238,40 @@ impl Loader<'_> {
         })
     }
 
-    /// Unpacks the payload to the address the kernel was linked for, and returns the address of `startup_64`.
+    /// Unpacks the payload to the address the kernel was linked for, and returns the address of `startup_64`. What it left
+    /// there when it fails does not disturb a kernel that unpacks itself to the same place.
     fn load_payload(&self, image: &[u8], header: &SetupHeader<'_>) -> Result<u64, String> {
         let payload = header.payload(image).ok_or("its payload lies outside the file")?;
-        let unpacked = payload::unpack(payload).map_err(|error| error.to_string())?;
-        let elf = Elf::parse(&unpacked).map_err(|error| error.to_string())?;
-        let range = elf.physical_range();
-        let limit =
-            header.preferred.checked_add(header.init_size).ok_or("its size is impossible")?;
-        if elf.machine != MACHINE_X86_64 || range.start != header.preferred || range.end > limit {
-            return Err(format!("its segments {range:#x?} are not where the header promises"));
-        }
-        if !self.layout.contains(header.preferred, header.init_size) {
-            return Err(format!("no RAM at its preferred address {:#x}", header.preferred));
-        }
-        self.load_segments(&elf, &unpacked).map_err(|error| error.to_string())
+        let mut segments = SegmentWriter { loader: self, header, elf: None, position: 0 };
+        payload::unpack(payload, &mut segments).map_err(|error| error.to_string())?;
+        segments.finish()
     }
 
-    fn load_segments(&self, elf: &Elf, file: &[u8]) -> Result<u64, LinuxError> {
-        let range = elf.physical_range();
-        if !range.contains(&elf.entry) {
+    /// Checks that the segments have a place and the entry is among them.
+    fn check_segments(&self, elf: &Elf) -> Result<(), LinuxError> {
+        if !elf.physical_range().contains(&elf.entry) {
             return Err(LinuxError::Format);
         }
+        let lost = |segment: &&Segment| !self.layout.contains(segment.address, segment.memory_size);
+        match elf.segments.iter().find(lost) {
+            Some(segment) => {
+                Err(LinuxError::NoRoom { what: "Kernel segment", len: segment.memory_size })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Puts `data`, which is at `position` of the file, where the segments want it.
+    fn load_segments(&self, elf: &Elf, position: usize, data: &[u8]) -> Result<(), MemoryError> {
         for segment in &elf.segments {
-            if !self.layout.contains(segment.address, segment.memory_size) {
-                return Err(LinuxError::NoRoom {
-                    what: "Kernel segment",
-                    len: segment.memory_size,
-                });
+            let start = segment.file.start.max(position);
+            let end = segment.file.end.min(position + data.len());
+            if start < end {
+                let address = segment.address + (start - segment.file.start) as u64;
+                self.memory.write(address, &data[start - position..end - position])?;
             }
         }
-        for segment in &elf.segments {
-            let contents = file.get(segment.file.clone()).ok_or(LinuxError::Truncated)?;
-            self.memory.write(segment.address, contents)?;
-        }
-        Ok(elf.entry)
+        Ok(())
     }
 
     fn load_plain(&self, image: &[u8], header: &SetupHeader<'_>) -> Result<u64, LinuxError> {
@@ -292,7 +292,8 @@ impl Loader<'_> {
         if elf.machine != MACHINE_X86_64 {
             return Err(LinuxError::Format);
         }
-        let entry = self.load_segments(&elf, image)?;
+        self.check_segments(&elf)?;
+        self.load_segments(&elf, 0, image)?;
         let range = elf.physical_range();
         self.put(offset::BOOT_FLAG, &BOOT_FLAG.to_le_bytes())?;
         self.put(offset::HEADER, &HEADER_MAGIC.to_le_bytes())?;
@@ -300,7 +301,7 @@ impl Loader<'_> {
         self.put(offset::LOAD_FLAGS, &[LOADED_HIGH])?;
         self.put(offset::KERNEL_ALIGNMENT, &(1u32 << 24).to_le_bytes())?;
         Ok(LoadedKernel {
-            entry,
+            entry: elf.entry,
             occupied: range.start..range.end.saturating_add(ELF_SLACK),
             command_line_limit: 2047,
             max_ramdisk_address: u64::MAX,
@@ -407,6 +408,61 @@ impl Loader<'_> {
         let slot =
             offset.checked_add(bytes.len()).and_then(|end| self.zero_page.get_mut(offset..end));
         slot.ok_or(LinuxError::Truncated)?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Puts the segments of an unpacked kernel into memory as the file comes, so that nobody has to hold all of it.
+struct SegmentWriter<'a> {
+    loader: &'a Loader<'a>,
+    header: &'a SetupHeader<'a>,
+    /// Known from the first piece on.
+    elf: Option<Elf>,
+    /// Bytes that came.
+    position: usize,
+}
+
+impl SegmentWriter<'_> {
+    /// Parses the headers at the start of the file and checks them against those of the bzImage.
+    fn check_headers(&self, head: &[u8]) -> Result<Elf, String> {
+        let elf = Elf::parse_headers(head).map_err(|error| error.to_string())?;
+        let SetupHeader { preferred, init_size, .. } = *self.header;
+        let range = elf.physical_range();
+        let limit = preferred.checked_add(init_size).ok_or("its size is impossible")?;
+        if elf.machine != MACHINE_X86_64 || range.start != preferred || range.end > limit {
+            return Err(format!("its segments {range:#x?} are not where the header promises"));
+        }
+        if !self.loader.layout.contains(preferred, init_size) {
+            return Err(format!("no RAM at its preferred address {preferred:#x}"));
+        }
+        self.loader.check_segments(&elf).map_err(|error| error.to_string())?;
+        Ok(elf)
+    }
+
+    /// The entry, if all segments came.
+    fn finish(self) -> Result<u64, String> {
+        let elf = self.elf.ok_or("its payload is empty")?;
+        if elf.segments.iter().any(|segment| segment.file.end > self.position) {
+            return Err("its payload is truncated".to_owned());
+        }
+        Ok(elf.entry)
+    }
+}
+
+impl io::Write for SegmentWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let elf = match self.elf.take() {
+            Some(elf) => elf,
+            None => self.check_headers(data).map_err(io::Error::other)?,
+        };
+        let loaded = self.loader.load_segments(&elf, self.position, data);
+        self.elf = Some(elf);
+        loaded.map_err(io::Error::other)?;
+        self.position += data.len();
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -104,6 +104,46 @@ fn http_goes_both_ways_over_both_versions_of_ip() {
 }
 
 #[test]
+fn datagrams_go_both_ways_and_a_closed_port_is_told() {
+    let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // A port for the forward: it was free, and is of no use to who wants any.
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let user = user("");
+    let forward = format!("udp:127.0.0.1:{port}:7");
+    let mut session = Session::new(&user, &["launch", "debian", "--forward", &forward]);
+    session.expect(PROMPT);
+    session.type_line(CONFIGURE);
+    session.expect("lease 10.0.2.15");
+
+    session.type_line("probe udp echo 7; echo echoed $?");
+    session.expect("bound");
+    host.send_to(b"from the host", ("127.0.0.1", port)).unwrap();
+    session.expect("echoed 0");
+    let mut answer = [0; 64];
+    let (len, from) = host.recv_from(&mut answer).unwrap();
+    assert_eq!((&answer[..len], from.port()), (&b"from the host"[..], port));
+
+    let asked = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = asked.local_addr().unwrap().port();
+    let echo = thread::spawn(move || {
+        let mut question = [0; 64];
+        let (len, from) = asked.recv_from(&mut question).unwrap();
+        asked.send_to(&question[..len], from).unwrap();
+    });
+    session.type_line(&format!("probe udp ask 10.0.2.2 {to} twice-$((1+1))"));
+    session.expect("twice-2");
+    echo.join().unwrap();
+    // Who takes datagrams of one sender only refuses all others.
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    closed.connect(closed.local_addr().unwrap()).unwrap();
+    let to = closed.local_addr().unwrap().port();
+    session.type_line(&format!("probe udp ask 10.0.2.2 {to} anyone"));
+    session.expect("Connection refused");
+    session.type_line("poweroff -f");
+    assert_eq!(session.end(), Some(0));
+}
+
+#[test]
 fn a_name_is_asked_of_the_hosts_name_server() {
     // A query for the root's name servers, which every resolver knows or can say that it does not.
     let query = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];

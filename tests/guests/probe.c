@@ -1,4 +1,4 @@
-// The test guests' tool for what busybox cannot do: vsock, and requests to disks.
+// The test guests' tool for what busybox cannot do: vsock, datagrams, and requests to disks.
 //
 //   probe vsock connect CID PORT     standard input to the peer and the peer to standard output, until the peer ends
 //   probe vsock listen PORT          the same with the first peer that connects
@@ -6,6 +6,8 @@
 //   probe vsock take PORT COUNT      reads COUNT bytes of the first peer, and closes
 //   probe fill FILE COUNT            writes COUNT bytes to a file or terminal, and prints bytes a second
 //   probe vsock fill PORT COUNT      the same to the host
+//   probe udp echo PORT              sends one datagram back to its sender
+//   probe udp ask ADDRESS PORT TEXT  sends a datagram, and prints its answer
 //   probe discard|zero DISK OFFSET LENGTH
 //   probe read|write DISK BLOCK COUNT SPAN
 //       COUNT blocks of BLOCK bytes, past the page cache: in order if SPAN is 0, otherwise at random places in the first
@@ -13,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <arpa/inet.h>
 #include <linux/fs.h>
 #include <linux/vm_sockets.h>
 #include <poll.h>
@@ -151,6 +154,27 @@ static void move(int reads, const char *disk, size_t block, long count, uint64_t
     printf("%.0f %016llx\n", block * count / (now() - begin), (unsigned long long)sum);
 }
 
+static void udp_echo(unsigned short port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int fd = CHECK(socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK(bind(fd, (struct sockaddr *)&address, sizeof address));
+    printf("bound\n");
+    fflush(stdout);
+    socklen_t len = sizeof address;
+    ssize_t count = CHECK(recvfrom(fd, buffer, sizeof buffer, 0, (struct sockaddr *)&address, &len));
+    CHECK(sendto(fd, buffer, count, 0, (struct sockaddr *)&address, len));
+}
+
+static void udp_ask(const char *to, unsigned short port, const char *text) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    inet_pton(AF_INET, to, &address.sin_addr);
+    int fd = CHECK(socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK(connect(fd, (struct sockaddr *)&address, sizeof address));
+    CHECK(send(fd, text, strlen(text), 0));
+    ssize_t count = CHECK(recv(fd, buffer, sizeof buffer, 0));
+    printf("%.*s\n", (int)count, buffer);
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 2 ? argv[1] : "";
     if (!strcmp(what, "vsock")) {
@@ -164,6 +188,11 @@ int main(int argc, char **argv) {
             return take(vsock(VMADDR_CID_ANY, atoi(argv[3]), 1), atol(argv[4])), 0;
         if (!strcmp(argv[2], "fill") && argc == 5)
             return fill(vsock(VMADDR_CID_HOST, atoi(argv[3]), 0), atol(argv[4])), 0;
+    } else if (!strcmp(what, "udp")) {
+        if (!strcmp(argv[2], "echo") && argc == 4)
+            return udp_echo(atoi(argv[3])), 0;
+        if (!strcmp(argv[2], "ask") && argc == 6)
+            return udp_ask(argv[3], atoi(argv[4]), argv[5]), 0;
     } else if (!strcmp(what, "fill") && argc == 4) {
         return fill(CHECK(open(argv[2], O_WRONLY | O_CREAT | O_NOCTTY, 0600)), atol(argv[3])), 0;
     } else if ((!strcmp(what, "discard") || !strcmp(what, "zero")) && argc == 5) {

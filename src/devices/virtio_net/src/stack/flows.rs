@@ -3,7 +3,7 @@
 use std::hash::BuildHasher as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use smoltcp::wire::TcpRepr;
@@ -17,6 +17,8 @@ use super::{FlowId, FlowKey, MAX_CONNECTIONS, MAX_FLOWS, MAX_FRAME, Stack, arm, 
 
 /// Connections accepted in a row before others get their turn.
 const ACCEPTS: usize = 16;
+/// How long a forward that cannot accept waits before it tries again.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Ports for senders whose own is in use (RFC 6335 §6).
 const FIRST_DYNAMIC_PORT: u16 = 49_152;
 
@@ -48,11 +50,11 @@ impl Stack {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.touch(now);
         let sent = match &flow.outlet {
-            Outlet::Own { socket, .. } => socket.send(payload),
+            Outlet::Own { .. } => flow.send(payload),
             Outlet::Forward { index, peer } => {
                 match self.listeners.get(*index).map(|l| &l.socket) {
-                    Some(forward::Socket::Udp(socket)) => socket.send_to(payload, *peer),
-                    _ => Ok(0),
+                    Some(forward::Socket::Udp(socket)) => socket.send_to(payload, *peer).map(drop),
+                    _ => Ok(()),
                 }
             }
         };
@@ -60,6 +62,16 @@ impl Stack {
             tracing::debug!(error = &e as &dyn std::error::Error, "A datagram was lost");
         }
         arm(&mut self.deadline, Some(flow.expiry()));
+        self.report_refusal(id);
+    }
+
+    /// Tells the guest when a flow's peer has refused a datagram.
+    pub(super) fn report_refusal(&mut self, id: FlowId) {
+        // An echo has no port that could be closed.
+        let FlowId::Udp(key) = id else { return };
+        if self.flows.get_mut(&id).is_some_and(Flow::take_refusal) {
+            self.refuse_datagram(key);
+        }
     }
 
     /// Opens a connection for the guest's `syn` to `peer`.
@@ -127,9 +139,15 @@ impl Stack {
     fn accept(&mut self, index: usize, guest_port: u16, now: Instant) {
         for _ in 0..ACCEPTS {
             let Some(listener) = self.listeners.get_mut(index) else { return };
+            if listener.retry.is_some() {
+                return;
+            }
             let forward::Socket::Tcp(socket) = &listener.socket else { return };
             match socket.accept() {
-                Ok((stream, peer)) => self.open_to_guest(stream, peer, guest_port, now),
+                Ok((stream, peer)) => {
+                    listener.is_failing = false;
+                    self.open_to_guest(stream, peer, guest_port, now);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     listener.readable = false;
                     return;
@@ -137,8 +155,18 @@ impl Stack {
                 // It went away before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Out of descriptors or memory, most likely. Whoever connects waits in the host's queue until some are free.
                 Err(e) => {
-                    tracing::warn!(error = &e as &dyn std::error::Error, "A forward cannot accept");
+                    if !std::mem::replace(&mut listener.is_failing, true) {
+                        let error = &e as &dyn std::error::Error;
+                        tracing::warn!(
+                            error,
+                            guest_port,
+                            "A forward cannot accept; it tries again"
+                        );
+                    }
+                    listener.retry = Some(now + ACCEPT_PAUSE);
+                    arm(&mut self.deadline, listener.retry);
                     return;
                 }
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use mio::net::{TcpListener, UdpSocket};
 
@@ -50,6 +51,10 @@ pub(super) struct Listener {
     pub(super) readable: bool,
     /// Whether the stack has it in its queue.
     pub(super) is_pending: bool,
+    /// When to accept again, after that has failed.
+    pub(super) retry: Option<Instant>,
+    /// Whether accepting has failed since it last went well: the log has it.
+    pub(super) is_failing: bool,
 }
 
 impl Listener {
@@ -62,8 +67,15 @@ impl Listener {
             Transport::Tcp => Socket::Tcp(TcpListener::bind(forward.host)?),
             Transport::Udp => Socket::Udp(UdpSocket::bind(forward.host)?),
         };
-        // Until the first attempt says otherwise.
-        Ok(Self { socket, guest_port: forward.guest_port, readable: true, is_pending: false })
+        Ok(Self {
+            socket,
+            guest_port: forward.guest_port,
+            // Until the first attempt says otherwise.
+            readable: true,
+            is_pending: false,
+            retry: None,
+            is_failing: false,
+        })
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -195,6 +195,7 @@ impl Stack {
         }
         for listener in &mut self.listeners {
             listener.is_pending = false;
+            listener.retry = None;
         }
         self.answers.clear();
         self.pending.clear();
@@ -255,8 +256,17 @@ impl Stack {
                 self.settle(key, fate);
             }
         }
+        for index in 0..self.listeners.len() {
+            let Some(listener) = self.listeners.get_mut(index) else { continue };
+            if listener.retry.is_some_and(|retry| retry <= now) {
+                listener.retry = None;
+                self.schedule(FlowId::Listener(index));
+            }
+        }
         let flows = self.flows.values().map(Flow::expiry);
-        self.deadline = flows.chain(self.tcp.values().filter_map(Connection::timer)).min();
+        let connections = self.tcp.values().filter_map(Connection::timer);
+        let listeners = self.listeners.iter().filter_map(|listener| listener.retry);
+        self.deadline = flows.chain(connections).chain(listeners).min();
     }
 
     /// Gives the next frame for the guest to `deliver`, if there is one; whether there was. Flows take turns.
@@ -328,15 +338,21 @@ impl Stack {
         now: Instant,
         deliver: &mut dyn FnMut(&Frame<'_>),
     ) -> bool {
-        let path = self.path(key);
-        let Some(flow) = self.flows.get_mut(&id) else { return false };
-        flow.is_pending = false;
-        let most = MAX_FRAME - path.overhead() - UDP;
-        let Some(buffer) = self.datagram.get_mut(..=most) else { return false };
-        let Some(len) = flow.receive(buffer, now) else { return false };
-        self.schedule(id);
+        let most = MAX_FRAME - self.path(key).overhead() - UDP;
+        let received = self.receive_from_host(id, most, now);
+        self.report_refusal(id);
+        let Some(len) = received else { return false };
         self.deliver_datagram(key, len, deliver);
         true
+    }
+
+    /// Receives what a flow has next, of at most `most` bytes, into the space for datagrams; its length.
+    fn receive_from_host(&mut self, id: FlowId, most: usize, now: Instant) -> Option<usize> {
+        let flow = self.flows.get_mut(&id)?;
+        flow.is_pending = false;
+        let len = flow.receive(self.datagram.get_mut(..=most)?, now)?;
+        self.schedule(id);
+        Some(len)
     }
 
     /// Delivers the first `len` bytes of the space for datagrams.
@@ -358,13 +374,8 @@ impl Stack {
     ) -> bool {
         const IDENTIFIER: usize = 4;
         let path = self.path(key);
-        let Some(flow) = self.flows.get_mut(&id) else { return false };
-        flow.is_pending = false;
-        let Some(buffer) = self.datagram.get_mut(..=MAX_FRAME - path.overhead()) else {
-            return false;
-        };
-        let Some(len) = flow.receive(buffer, now) else { return false };
-        self.schedule(id);
+        let most = MAX_FRAME - path.overhead();
+        let Some(len) = self.receive_from_host(id, most, now) else { return false };
         let reply = if key.ip.is_ipv4() { receive::ECHO_REPLY } else { receive::ECHO_REPLY_V6 };
         let Some(message) = self.datagram.get_mut(..len) else { return false };
         // An error, such as of an unreachable host, is not passed on.

@@ -1,20 +1,20 @@
 //! Frames of the guest's: what they are, and what becomes of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv4Repr,
-    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, NdiscRepr,
-    TcpControl, TcpPacket, TcpRepr, UdpPacket, UdpRepr,
+    Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
+    NdiscRepr, TcpControl, TcpPacket, TcpRepr, UdpPacket, UdpRepr,
 };
 
 use super::address::{
-    ALL_NODES, ALL_NODES_MAC, DNS_PORT, GATEWAY, ROUTER_LINK_LOCAL, is_dns, is_gateway, is_guest,
-    mac_of, translate,
+    ALL_NODES, ALL_NODES_MAC, DNS_PORT, GATEWAY, GATEWAY_MAC, ROUTER_LINK_LOCAL, is_dns,
+    is_gateway, is_guest, mac_of, translate,
 };
-use super::wire::{self, Path};
+use super::wire::{self, ETHERNET, MAX_HEADER, Path};
 use super::{Capabilities, FlowId, FlowKey, MAX_FRAME, Stack, dhcp, dns, ndp};
 
 /// ICMP type of echo replies (RFC 792).
@@ -30,9 +30,35 @@ struct Packet<'a> {
     from: IpAddr,
     to: IpAddr,
     hop_limit: u8,
-    /// TCP and UDP checksums need not be checked: the guest has left them to us.
-    is_trusted: bool,
+    protocol: IpProtocol,
     payload: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// Parses IPv4; a fragment is not taken.
+    fn parse_v4(bytes: &'a [u8]) -> Option<Self> {
+        let packet = Ipv4Packet::new_checked(bytes).ok()?;
+        let ip = Ipv4Repr::parse(&packet, &ChecksumCapabilities::default()).ok()?;
+        let is_fragment = packet.more_frags() || packet.frag_offset() != 0;
+        (!is_fragment).then(|| Self::new(ip.into(), packet.payload()))
+    }
+
+    /// Parses IPv6; one with extension headers has their protocol.
+    fn parse_v6(bytes: &'a [u8]) -> Option<Self> {
+        let packet = Ipv6Packet::new_checked(bytes).ok()?;
+        let ip = Ipv6Repr::parse(&packet).ok()?;
+        Some(Self::new(ip.into(), packet.payload()))
+    }
+
+    fn new(ip: IpRepr, payload: &'a [u8]) -> Self {
+        let (from, to) = (ip.src_addr().into(), ip.dst_addr().into());
+        Self { from, to, hop_limit: ip.hop_limit(), protocol: ip.next_header(), payload }
+    }
+
+    /// The flow that it belongs to, by the ports in its payload.
+    fn flow(&self, from: u16, to: u16) -> FlowKey {
+        FlowKey { guest: self.from, guest_port: from, ip: self.to, port: to }
+    }
 }
 
 impl Stack {
@@ -48,49 +74,20 @@ impl Stack {
     fn try_receive(&mut self, frame: &[u8], is_trusted: bool, now: Instant) -> Option<()> {
         let is_large = frame.len() > MAX_FRAME;
         let frame = EthernetFrame::new_checked(frame).ok()?;
-        match frame.ethertype() {
-            EthernetProtocol::Arp => self.receive_arp(frame.payload()),
-            EthernetProtocol::Ipv4 => {
-                let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
-                let ip = Ipv4Repr::parse(&packet, &ChecksumCapabilities::default()).ok()?;
-                if packet.more_frags() || packet.frag_offset() != 0 {
-                    return None;
-                }
-                let packet = Packet {
-                    from: ip.src_addr.into(),
-                    to: ip.dst_addr.into(),
-                    hop_limit: ip.hop_limit,
-                    is_trusted,
-                    payload: packet.payload(),
-                };
-                match ip.next_header {
-                    IpProtocol::Tcp => self.receive_tcp(packet, now),
-                    _ if is_large => None,
-                    IpProtocol::Udp => self.receive_udp(packet, now),
-                    IpProtocol::Icmp => self.receive_icmp(packet, now),
-                    _ => None,
-                }
-            }
-            EthernetProtocol::Ipv6 => {
-                let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
-                let ip = Ipv6Repr::parse(&packet).ok()?;
-                let packet = Packet {
-                    from: ip.src_addr.into(),
-                    to: ip.dst_addr.into(),
-                    hop_limit: ip.hop_limit,
-                    is_trusted,
-                    payload: packet.payload(),
-                };
-                match ip.next_header {
-                    IpProtocol::Tcp => self.receive_tcp(packet, now),
-                    _ if is_large => None,
-                    IpProtocol::Udp => self.receive_udp(packet, now),
-                    IpProtocol::Icmpv6 => {
-                        self.receive_icmpv6(packet, ip.src_addr, ip.dst_addr, now)
-                    }
-                    _ => None,
-                }
-            }
+        let packet = match frame.ethertype() {
+            EthernetProtocol::Arp => return self.receive_arp(frame.payload()),
+            EthernetProtocol::Ipv4 => Packet::parse_v4(frame.payload())?,
+            EthernetProtocol::Ipv6 => Packet::parse_v6(frame.payload())?,
+            _ => return None,
+        };
+        // TCP and UDP checksums need not be checked where the guest has left them to us.
+        let checksums = wire::checksums(is_trusted);
+        match packet.protocol {
+            IpProtocol::Tcp => self.receive_tcp(packet, &checksums, now),
+            _ if is_large => None,
+            IpProtocol::Udp => self.receive_udp(packet, &checksums, now),
+            IpProtocol::Icmp => self.receive_icmp(packet, now),
+            IpProtocol::Icmpv6 => self.receive_icmpv6(packet, now),
             _ => None,
         }
     }
@@ -115,20 +112,19 @@ impl Stack {
         Some(())
     }
 
-    fn receive_tcp(&mut self, packet: Packet<'_>, now: Instant) -> Option<()> {
+    fn receive_tcp(
+        &mut self,
+        packet: Packet<'_>,
+        checksums: &ChecksumCapabilities,
+        now: Instant,
+    ) -> Option<()> {
         if !is_guest(packet.from) {
             return None;
         }
         let segment = TcpPacket::new_checked(packet.payload).ok()?;
         let (from, to) = (packet.from.into(), packet.to.into());
-        let checksums = wire::checksums(packet.is_trusted);
-        let segment = TcpRepr::parse(&segment, &from, &to, &checksums).ok()?;
-        let key = FlowKey {
-            guest: packet.from,
-            guest_port: segment.src_port,
-            ip: packet.to,
-            port: segment.dst_port,
-        };
+        let segment = TcpRepr::parse(&segment, &from, &to, checksums).ok()?;
+        let key = packet.flow(segment.src_port, segment.dst_port);
         if let Some(connection) = self.tcp.get_mut(&key) {
             let fate = connection.receive(&segment, now);
             self.settle(key, fate);
@@ -143,11 +139,15 @@ impl Stack {
         Some(())
     }
 
-    fn receive_udp(&mut self, packet: Packet<'_>, now: Instant) -> Option<()> {
+    fn receive_udp(
+        &mut self,
+        packet: Packet<'_>,
+        checksums: &ChecksumCapabilities,
+        now: Instant,
+    ) -> Option<()> {
         let datagram = UdpPacket::new_checked(packet.payload).ok()?;
         let (from, to) = (packet.from.into(), packet.to.into());
-        let checksums = wire::checksums(packet.is_trusted);
-        let udp = UdpRepr::parse(&datagram, &from, &to, &checksums).ok()?;
+        let udp = UdpRepr::parse(&datagram, &from, &to, checksums).ok()?;
         let payload = datagram.payload();
         if udp.dst_port == dhcp::SERVER_PORT
             && (packet.to == GATEWAY || packet.to == Ipv4Addr::BROADCAST)
@@ -160,12 +160,7 @@ impl Stack {
         if !is_guest(packet.from) {
             return None;
         }
-        let key = FlowKey {
-            guest: packet.from,
-            guest_port: udp.src_port,
-            ip: packet.to,
-            port: udp.dst_port,
-        };
+        let key = packet.flow(udp.src_port, udp.dst_port);
         let id = FlowId::Udp(key);
         if !self.flows.contains_key(&id) {
             let Some(peer) = translate(key.ip, key.port, self.resolver.server(now)) else {
@@ -182,7 +177,7 @@ impl Stack {
     }
 
     fn receive_icmp(&mut self, packet: Packet<'_>, now: Instant) -> Option<()> {
-        if !is_guest(packet.from) {
+        if !packet.from.is_ipv4() || !is_guest(packet.from) {
             return None;
         }
         let message = Icmpv4Packet::new_checked(packet.payload).ok()?;
@@ -191,13 +186,8 @@ impl Stack {
         self.receive_echo(packet, ident, ECHO_REPLY, now)
     }
 
-    fn receive_icmpv6(
-        &mut self,
-        packet: Packet<'_>,
-        from: Ipv6Addr,
-        to: Ipv6Addr,
-        now: Instant,
-    ) -> Option<()> {
+    fn receive_icmpv6(&mut self, packet: Packet<'_>, now: Instant) -> Option<()> {
+        let (IpAddr::V6(from), IpAddr::V6(to)) = (packet.from, packet.to) else { return None };
         let message = Icmpv6Packet::new_checked(packet.payload).ok()?;
         let message =
             Icmpv6Repr::parse(&from, &to, &message, &ChecksumCapabilities::default()).ok()?;
@@ -248,7 +238,7 @@ impl Stack {
         if !is_guest(packet.from) {
             return None;
         }
-        let key = FlowKey { guest: packet.from, guest_port: ident, ip: packet.to, port: 0 };
+        let key = packet.flow(ident, 0);
         let id = FlowId::Echo(key);
         if !self.flows.contains_key(&id) {
             let peer = translate(key.ip, 0, None)?;
@@ -283,6 +273,21 @@ impl Stack {
         self.answers.push(|frame| {
             frame.extend_from_slice(header);
             frame.extend_from_slice(payload);
+        });
+    }
+
+    /// Tells the guest that the peer of its datagrams does not take them on that port (RFC 792, RFC 4443 §3.1).
+    pub(super) fn refuse_datagram(&mut self, key: FlowKey) {
+        let (kind, code) = if key.ip.is_ipv4() { (3, 3) } else { (1, 4) };
+        // What the guest sent, as far as a flow remembers it: the headers, by which the sender is found.
+        let mut sent = [0; MAX_HEADER];
+        let path = Path::new(GATEWAY_MAC, key.guest, key.ip);
+        let none = Capabilities::default();
+        let (len, _) = path.udp(key.guest_port, key.port, &[], none, &mut sent);
+        let Some(sent) = sent.get(ETHERNET..len) else { return };
+        self.answer_icmp(self.path(key), |message| {
+            message.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+            message.extend_from_slice(sent);
         });
     }
 

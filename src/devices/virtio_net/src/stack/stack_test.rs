@@ -9,7 +9,8 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv4Packet, Icmpv4Repr, Ipv4Packet, TcpControl, TcpRepr, TcpSeqNumber,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable, Icmpv6Packet, Icmpv6Repr,
+    Ipv4Packet, Ipv6Packet, TcpControl, TcpRepr, TcpSeqNumber, UdpPacket,
 };
 
 use super::address::{DNS_MAC, GATEWAY_MAC};
@@ -79,6 +80,66 @@ fn the_router_answers_a_ping() {
         Icmpv4Repr::parse(&icmp, &CAPS()),
         Ok(Icmpv4Repr::EchoReply { ident: 7, seq_no: 1, data: b"abcdefgh" })
     );
+}
+
+/// A port of the host's that takes no datagrams: what has it takes them from one sender only.
+fn closed_port(loopback: &str) -> (UdpSocket, u16) {
+    let socket = UdpSocket::bind((loopback, 0)).unwrap();
+    socket.connect(socket.local_addr().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
+/// Sends a datagram as the guest; the first frame for it.
+fn answer_to_datagram(to: IpAddr, port: u16) -> Vec<u8> {
+    let mut guest = Guest::new();
+    let mut answers = guest.exchange(&udp_frame(outgoing(to), 4000, port, b"anyone?"));
+    // Guards against a hang only.
+    let give_up = Instant::now() + Duration::from_secs(120);
+    while answers.is_empty() {
+        assert!(Instant::now() < give_up, "no answer");
+        let _ = guest.ready.recv_timeout(Duration::from_millis(2));
+        guest.stack.handle_events(Instant::now());
+        answers.extend(super::test_guest::next_frame(&mut guest.stack, Instant::now()));
+    }
+    answers.swap_remove(0)
+}
+
+#[test]
+fn a_closed_port_of_the_hosts_is_unreachable() {
+    let (_closed, port) = closed_port("127.0.0.1");
+    let frame = answer_to_datagram(GATEWAY.into(), port);
+    let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+    let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
+    assert_eq!((packet.src_addr(), packet.dst_addr()), (GATEWAY, GUEST));
+    let icmp = Icmpv4Packet::new_checked(packet.payload()).unwrap();
+    let message = Icmpv4Repr::parse(&icmp, &CAPS()).unwrap();
+    let Icmpv4Repr::DstUnreachable { reason, header, data } = message else {
+        panic!("{message:?}")
+    };
+    assert_eq!(reason, Icmpv4DstUnreachable::PortUnreachable);
+    assert_eq!((header.src_addr, header.dst_addr), (GUEST, GATEWAY));
+    let sent = UdpPacket::new_unchecked(data);
+    assert_eq!((sent.src_port(), sent.dst_port()), (4000, port));
+}
+
+#[test]
+fn a_closed_port_of_the_hosts_is_unreachable_over_ipv6() {
+    let (_closed, port) = closed_port("::1");
+    let frame = answer_to_datagram(GATEWAY_V6.into(), port);
+    let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+    let packet = Ipv6Packet::new_checked(frame.payload()).unwrap();
+    let (from, to) = (packet.src_addr(), packet.dst_addr());
+    assert_eq!((from, to), (GATEWAY_V6, GUEST_V6));
+    let icmp = Icmpv6Packet::new_checked(packet.payload()).unwrap();
+    let message = Icmpv6Repr::parse(&from, &to, &icmp, &CAPS()).unwrap();
+    let Icmpv6Repr::DstUnreachable { reason, header, data } = message else {
+        panic!("{message:?}")
+    };
+    assert_eq!(reason, Icmpv6DstUnreachable::PortUnreachable);
+    assert_eq!((header.src_addr, header.dst_addr), (GUEST_V6, GATEWAY_V6));
+    let sent = UdpPacket::new_unchecked(data);
+    assert_eq!((sent.src_port(), sent.dst_port()), (4000, port));
 }
 
 #[test]

@@ -539,18 +539,10 @@ impl Connection {
         self.window_end = self.expected.wrapping_add(u32::from(window_len) << scale);
         let acknowledged = (self.state != State::SynSent).then(|| seq(self.expected));
         let repr = TcpRepr {
-            src_port: from,
-            dst_port: to,
-            control,
             seq_number: seq(self.unacknowledged.wrapping_add(self.sent as u32)),
             ack_number: acknowledged,
             window_len,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
+            ..bare_segment(from, to, control)
         };
         Segment { repr, offset: self.sent, len }
     }
@@ -605,12 +597,18 @@ pub(super) fn refusal(segment: &TcpRepr<'_>) -> Option<TcpRepr<'static>> {
 }
 
 fn reset(from: u16, to: u16, next: u32, expected: Option<u32>) -> TcpRepr<'static> {
+    let bare = bare_segment(from, to, TcpControl::Rst);
+    TcpRepr { seq_number: seq(next), ack_number: expected.map(seq), ..bare }
+}
+
+/// A segment without options, which acknowledges nothing and has no window.
+pub(super) fn bare_segment(from: u16, to: u16, control: TcpControl) -> TcpRepr<'static> {
     TcpRepr {
         src_port: from,
         dst_port: to,
-        control: TcpControl::Rst,
-        seq_number: seq(next),
-        ack_number: expected.map(seq),
+        control,
+        seq_number: seq(0),
+        ack_number: None,
         window_len: 0,
         window_scale: None,
         max_seg_size: None,

@@ -61,12 +61,15 @@ pub(super) struct Flow {
     pub(super) is_pending: bool,
     is_echo: bool,
     readable: bool,
+    /// The peer has refused a datagram, and the guest was not told.
+    is_refused: bool,
     last_use: Instant,
 }
 
 impl Flow {
     pub(super) fn new(outlet: Outlet, is_echo: bool, now: Instant) -> Self {
-        Self { outlet, is_pending: false, is_echo, readable: false, last_use: now }
+        let (is_pending, readable, is_refused) = (false, false, false);
+        Self { outlet, is_pending, is_echo, readable, is_refused, last_use: now }
     }
 
     pub(super) fn last_use(&self) -> Instant {
@@ -85,14 +88,42 @@ impl Flow {
         self.readable |= ready.readable;
     }
 
+    /// Sends `payload` by the socket that the flow has for itself.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn send(&mut self, payload: &[u8]) -> io::Result<()> {
+        let Outlet::Own { socket, .. } = &self.outlet else { return Ok(()) };
+        match socket.send(payload) {
+            // That was an earlier datagram; this one was not sent.
+            Err(e) if is_refusal(&e) => {
+                self.is_refused = true;
+                socket.send(payload).map(drop)
+            }
+            sent => sent.map(drop),
+        }
+    }
+
+    /// Whether the peer has refused a datagram since this was last asked.
+    pub(super) fn take_refusal(&mut self) -> bool {
+        std::mem::take(&mut self.is_refused)
+    }
+
     /// The next datagram for the guest, of at most `buffer.len() - 1` bytes; its length. Longer ones, which need
     /// fragments, are lost.
     pub(super) fn receive(&mut self, buffer: &mut [u8], now: Instant) -> Option<usize> {
         let Outlet::Own { socket, .. } = &self.outlet else { return None };
-        let len = receive(buffer, &mut self.readable, |buffer| socket.recv(buffer))?;
+        let len = receive(buffer, &mut self.readable, |buffer| {
+            socket.recv(buffer).inspect_err(|e| self.is_refused |= is_refusal(e))
+        })?;
         self.last_use = now;
         Some(len)
     }
+}
+
+/// Whether an error says that an earlier datagram met a closed port.
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 /// Receives by `receive` until there is a datagram that leaves room in `buffer`, or no further one.

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket, TcpRepr,
-    UdpPacket, checksum,
+    EthernetRepr, IpProtocol, IpRepr, TcpPacket, TcpRepr, UdpPacket, checksum,
 };
 
 use super::address::GATEWAY_MAC;
@@ -56,31 +55,10 @@ impl Path {
     /// Writes the headers of Ethernet and IP for `len` bytes after them; their length.
     fn network(self, protocol: IpProtocol, len: usize, out: &mut HeaderBuffer) -> usize {
         let (ethernet, packet) = out.split_at_mut(ETHERNET);
-        let ethertype = match (self.from, self.to) {
-            (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
-                Ipv4Repr {
-                    src_addr,
-                    dst_addr,
-                    next_header: protocol,
-                    payload_len: len,
-                    hop_limit: self.hop_limit,
-                }
-                .emit(&mut Ipv4Packet::new_unchecked(packet), &ChecksumCapabilities::default());
-                EthernetProtocol::Ipv4
-            }
-            (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
-                Ipv6Repr {
-                    src_addr,
-                    dst_addr,
-                    next_header: protocol,
-                    payload_len: len,
-                    hop_limit: self.hop_limit,
-                }
-                .emit(&mut Ipv6Packet::new_unchecked(packet));
-                EthernetProtocol::Ipv6
-            }
-            _ => unreachable!("a path has addresses of one version"),
-        };
+        IpRepr::new(self.from.into(), self.to.into(), protocol, len, self.hop_limit)
+            .emit(packet, &ChecksumCapabilities::default());
+        let is_v4 = self.from.is_ipv4();
+        let ethertype = if is_v4 { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         EthernetRepr { src_addr: GATEWAY_MAC, dst_addr: self.mac, ethertype }
             .emit(&mut EthernetFrame::new_unchecked(ethernet));
         self.overhead()
@@ -106,26 +84,17 @@ impl Path {
         let end = start + repr.header_len();
         let Some(header) = out.get_mut(start..end) else { return (0, Offload::default()) };
         let (from, to) = (self.from.into(), self.to.into());
-        let mut packet = TcpPacket::new_unchecked(header);
+        let mut packet = TcpPacket::new_unchecked(&mut *header);
         repr.emit(&mut packet, &from, &to, &ChecksumCapabilities::ignored());
-        let pseudo = self.pseudo_header(IpProtocol::Tcp, len);
-        let mut offload = Offload::default();
-        if capabilities.checksum {
-            packet.set_checksum(pseudo);
-            offload.checksum = Some(PartialChecksum { start: start as u16, offset: TCP_CHECKSUM });
-        } else {
-            let header = checksum::data(packet.into_inner());
-            let sum = !checksum::combine(&[pseudo, header, sum_of(payload)]);
-            put_u16(out, start + usize::from(TCP_CHECKSUM), sum);
-        }
-        if payload_len > segment_size {
-            offload.segmentation = Some(Segmentation {
-                is_v6: self.from.is_ipv6(),
-                size: segment_size as u16,
-                header_len: end as u16,
-            });
-        }
-        (end, offload)
+        let place = PartialChecksum { start: start as u16, offset: TCP_CHECKSUM };
+        let checksum =
+            self.transport_checksum(IpProtocol::Tcp, place, header, payload, capabilities);
+        let segmentation = (payload_len > segment_size).then(|| Segmentation {
+            is_v6: self.from.is_ipv6(),
+            size: segment_size as u16,
+            header_len: end as u16,
+        });
+        (end, Offload { checksum, segmentation })
     }
 
     /// Writes the headers of a datagram with `payload`; their length.
@@ -141,23 +110,41 @@ impl Path {
         let start = self.network(IpProtocol::Udp, len, out);
         let end = start + UDP;
         let Some(header) = out.get_mut(start..end) else { return (0, Offload::default()) };
-        let mut packet = UdpPacket::new_unchecked(header);
+        let mut packet = UdpPacket::new_unchecked(&mut *header);
         packet.set_src_port(src_port);
         packet.set_dst_port(dst_port);
         packet.set_len(len as u16);
         packet.set_checksum(0);
-        let pseudo = self.pseudo_header(IpProtocol::Udp, len);
-        if capabilities.checksum {
-            packet.set_checksum(pseudo);
-            let checksum = PartialChecksum { start: start as u16, offset: UDP_CHECKSUM };
-            return (end, Offload { checksum: Some(checksum), segmentation: None });
-        }
-        let header = checksum::data(packet.into_inner());
-        let sum = !checksum::combine(&[pseudo, header, checksum::data(payload)]);
-        // RFC 768: a sum of zero is sent as its complement.
-        let sum = if sum == 0 { u16::MAX } else { sum };
-        put_u16(out, start + usize::from(UDP_CHECKSUM), sum);
-        (end, Offload::default())
+        let place = PartialChecksum { start: start as u16, offset: UDP_CHECKSUM };
+        let payload = [payload, &[]];
+        let checksum =
+            self.transport_checksum(IpProtocol::Udp, place, header, payload, capabilities);
+        (end, Offload { checksum, segmentation: None })
+    }
+
+    /// Fills in the checksum of a transport's `header`, in which it is zero, at the offset of `place`: or only what the
+    /// guest goes on from, if it takes that.
+    fn transport_checksum(
+        self,
+        protocol: IpProtocol,
+        place: PartialChecksum,
+        header: &mut [u8],
+        payload: [&[u8]; 2],
+        capabilities: Capabilities,
+    ) -> Option<PartialChecksum> {
+        let len = header.len() + payload[0].len() + payload[1].len();
+        let pseudo = self.pseudo_header(protocol, len);
+        let sum = if capabilities.checksum {
+            pseudo
+        } else {
+            match !checksum::combine(&[pseudo, checksum::data(header), sum_of(payload)]) {
+                // RFC 768: a sum of zero is sent as its complement.
+                0 if protocol == IpProtocol::Udp => u16::MAX,
+                sum => sum,
+            }
+        };
+        put_u16(header, place.offset.into(), sum);
+        capabilities.checksum.then_some(place)
     }
 
     /// Writes the headers in front of the ICMP message `message`, whose checksum is computed in place; their length.
@@ -224,8 +211,9 @@ pub(super) fn checksums(is_trusted: bool) -> ChecksumCapabilities {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tcp::bare_segment;
     use super::*;
-    use smoltcp::wire::{TcpControl, UdpRepr};
+    use smoltcp::wire::{TcpControl, TcpSeqNumber, UdpRepr};
 
     #[test]
     fn a_sum_over_two_parts_is_the_sum_over_the_whole() {
@@ -241,18 +229,10 @@ mod tests {
     #[test]
     fn headers_of_both_versions_can_be_read_back() {
         let repr = TcpRepr {
-            src_port: 80,
-            dst_port: 4000,
-            control: TcpControl::Psh,
-            seq_number: smoltcp::wire::TcpSeqNumber(7),
-            ack_number: Some(smoltcp::wire::TcpSeqNumber(9)),
+            seq_number: TcpSeqNumber(7),
+            ack_number: Some(TcpSeqNumber(9)),
             window_len: 100,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
+            ..bare_segment(80, 4000, TcpControl::Psh)
         };
         for (from, to) in [("10.0.2.2", "10.0.2.15"), ("fec0::2", "fec0::15")] {
             let path = Path::new(GATEWAY_MAC, from.parse().unwrap(), to.parse().unwrap());
@@ -278,21 +258,7 @@ mod tests {
     #[test]
     fn a_long_segment_is_left_to_the_guest_to_cut() {
         let path = Path::new(GATEWAY_MAC, [10, 0, 2, 2].into(), [10, 0, 2, 15].into());
-        let repr = super::super::tcp::refusal(&TcpRepr {
-            src_port: 1,
-            dst_port: 2,
-            control: TcpControl::None,
-            seq_number: smoltcp::wire::TcpSeqNumber(0),
-            ack_number: None,
-            window_len: 0,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
-        })
-        .unwrap();
+        let repr = bare_segment(1, 2, TcpControl::None);
         let all = Capabilities { checksum: true, tso4: true, tso6: true };
         let payload = [0; 60_000];
         let (len, offload) = path.tcp(&repr, [&payload, &[]], 1460, all, &mut [0; MAX_HEADER]);

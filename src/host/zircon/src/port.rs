@@ -179,11 +179,10 @@ impl Port {
             return;
         }
         if data & BELL != 0 {
-            let bells = &state.bells;
-            let Some(packets) = bells.get(&(data as u32)).map(BellSource::take) else { return };
-            for packet in packets {
-                state.push(&self.wake, packet, ZX_HANDLE_INVALID);
-            }
+            let State { bells, queue, .. } = state;
+            let Some(bell) = bells.get(&(data as u32)) else { return };
+            // The calling thread takes the first, and wakes another if there are more.
+            bell.take(|packet| queue.push_back(Queued { packet, source: ZX_HANDLE_INVALID }));
             return;
         }
         let (number, index) = ((data >> 1) as u32, (data & 1) as usize);

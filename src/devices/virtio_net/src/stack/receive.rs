@@ -40,17 +40,17 @@ impl<'a> Packet<'a> {
         let packet = Ipv4Packet::new_checked(bytes).ok()?;
         let ip = Ipv4Repr::parse(&packet, &ChecksumCapabilities::default()).ok()?;
         let is_fragment = packet.more_frags() || packet.frag_offset() != 0;
-        (!is_fragment).then(|| Self::new(ip.into(), packet.payload()))
+        (!is_fragment).then(|| Self::new(&ip.into(), packet.payload()))
     }
 
     /// Parses IPv6; one with extension headers has their protocol.
     fn parse_v6(bytes: &'a [u8]) -> Option<Self> {
         let packet = Ipv6Packet::new_checked(bytes).ok()?;
         let ip = Ipv6Repr::parse(&packet).ok()?;
-        Some(Self::new(ip.into(), packet.payload()))
+        Some(Self::new(&ip.into(), packet.payload()))
     }
 
-    fn new(ip: IpRepr, payload: &'a [u8]) -> Self {
+    fn new(ip: &IpRepr, payload: &'a [u8]) -> Self {
         let (from, to) = (ip.src_addr().into(), ip.dst_addr().into());
         Self { from, to, hop_limit: ip.hop_limit(), protocol: ip.next_header(), payload }
     }

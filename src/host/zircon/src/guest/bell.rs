@@ -95,20 +95,18 @@ impl BellMemory {
         word.fetch_or(mask, Ordering::SeqCst) & mask == 0
     }
 
-    /// Takes all bits; gives the offsets into the range.
-    fn take(&self) -> Vec<u64> {
-        let mut offsets = Vec::new();
+    /// Takes all bits; gives the offsets into the range, ascending.
+    fn take(&self, mut rung: impl FnMut(u64)) {
         for (index, word) in self.words().iter().enumerate() {
             if word.load(Ordering::Relaxed) == 0 {
                 continue;
             }
             let mut bits = word.swap(0, Ordering::SeqCst);
             while bits != 0 {
-                offsets.push((index as u64 * 64 + u64::from(bits.trailing_zeros())) * GRANULE);
+                rung((index as u64 * 64 + u64::from(bits.trailing_zeros())) * GRANULE);
                 bits &= bits - 1;
             }
         }
-        offsets
     }
 }
 
@@ -179,23 +177,22 @@ impl BellSource {
         }
     }
 
-    /// A packet for each doorbell that was rung since the last time.
-    pub(crate) fn take(&self) -> Vec<zx_port_packet_t> {
+    /// Gives a packet for each doorbell that was rung since the last time.
+    pub(crate) fn take(&self, mut rung: impl FnMut(zx_port_packet_t)) {
         // First the wake-ups, all of them, since the port hears of arrivals only; then what they are about, so that a
         // ring in between wakes again.
         let mut wakes = [0; 256];
         while matches!(recv(&self.wake, &mut wakes, RecvFlags::DONTWAIT), Ok((256, _))) {}
-        let packet = |offset: u64| {
+        self.memory.take(|offset| {
             let mut union = [0; 32];
             union[..8].copy_from_slice(&self.base.wrapping_add(offset).to_ne_bytes());
-            zx_port_packet_t {
+            rung(zx_port_packet_t {
                 key: self.key,
                 packet_type: zx_packet_type_t::ZX_PKT_TYPE_GUEST_BELL,
                 status: ZX_OK,
                 union,
-            }
-        };
-        self.memory.take().into_iter().map(packet).collect()
+            });
+        });
     }
 }
 

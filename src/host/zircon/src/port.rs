@@ -401,9 +401,7 @@ impl Port {
         epoll::add(&self.epoll, bell.fd(), EventData::new_u64(BELL | u64::from(number)), flags)?;
         state.next_bell = number.wrapping_add(1);
         // What rang before the bell was in the set.
-        for packet in bell.take() {
-            state.push(&self.wake, packet, ZX_HANDLE_INVALID);
-        }
+        bell.take(|packet| state.push(&self.wake, packet, ZX_HANDLE_INVALID));
         state.bells.insert(number, bell);
         Ok(())
     }

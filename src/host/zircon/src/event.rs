@@ -5,8 +5,8 @@
 //! sender one system call, and a wake-up its receiver one. The sides of an eventpair share one eventfd; each also holds
 //! an end of a socket pair on which nothing is ever sent: it tells when the other side is gone, however it went.
 
-use crate::handle_table::{get, insert, insert_pair};
-use crate::object::{Kind, Object, Source, Sources, ring};
+use crate::handle_table::{get, insert, insert_peers};
+use crate::object::{Kind, Object, Source, Sources};
 use crate::rights;
 use crate::shared_signals::{Counts, SETTABLE, SharedSignals};
 use crate::status::{INVALID_ARGS, NOT_SUPPORTED, PEER_CLOSED, Result, WRONG_TYPE, answer, out};
@@ -121,19 +121,9 @@ impl Event {
         self.signals.risen_since(self.side(), snapshot).unwrap_or(0)
     }
 
-    fn change(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        if (clear | set) & !SETTABLE != 0 {
-            return Err(INVALID_ARGS);
-        }
-        if self.signals.change(side, clear, set)? {
-            ring(&self.changed);
-        }
-        Ok(())
-    }
-
     /// `zx_object_signal`.
     pub(crate) fn signal(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        self.change(self.side(), clear, set)
+        self.signals.signal(self.side(), clear, set, SETTABLE, &self.changed)
     }
 
     /// `zx_object_signal_peer`.
@@ -144,7 +134,7 @@ impl Event {
         if !fds[0].revents().is_empty() {
             return Err(PEER_CLOSED);
         }
-        self.change(1 - peer.side, clear, set)
+        self.signals.signal(1 - peer.side, clear, set, SETTABLE, &self.changed)
     }
 }
 
@@ -185,10 +175,8 @@ pub unsafe fn zx_eventpair_create(
             return Err(NOT_SUPPORTED);
         }
         let (first, second) = Event::pair()?;
-        let (koid0, koid1) = (crate::koid::allocate(), crate::koid::allocate());
-        let first = Object::with_koid(Kind::Event(first), koid0, koid1);
-        let second = Object::with_koid(Kind::Event(second), koid1, koid0);
-        let (first, second) = insert_pair(first, second, rights::EVENTPAIR)?;
+        let (first, second) =
+            insert_peers(Kind::Event(first), Kind::Event(second), rights::EVENTPAIR)?;
         out0.set(first);
         out1.set(second);
         Ok(())

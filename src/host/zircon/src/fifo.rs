@@ -9,8 +9,8 @@
 //! last, and loses the lock to the next one who finds it dead.
 
 use crate::event::new_broadcast;
-use crate::handle_table::{get, insert_pair};
-use crate::object::{Kind, Object, Source, Sources, poll_now, ring};
+use crate::handle_table::{Held, get, insert_peers};
+use crate::object::{Kind, Source, Sources, poll_now, ring};
 use crate::rights;
 use crate::shared_signals::{SIGNALS_SIZE, SharedSignals};
 use crate::status::{
@@ -420,19 +420,9 @@ impl Fifo {
         signals
     }
 
-    fn change(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        if (clear | set) & !ZX_USER_SIGNAL_ALL != 0 {
-            return Err(INVALID_ARGS);
-        }
-        if self.signals.change(side, clear, set)? {
-            ring(&self.changed);
-        }
-        Ok(())
-    }
-
     /// `zx_object_signal`.
     pub(crate) fn signal(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        self.change(self.side, clear, set)
+        self.signals.signal(self.side, clear, set, ZX_USER_SIGNAL_ALL, &self.changed)
     }
 
     /// `zx_object_signal_peer`.
@@ -440,7 +430,7 @@ impl Fifo {
         if self.peer_is_gone()? {
             return Err(PEER_CLOSED);
         }
-        self.change(1 - self.side, clear, set)
+        self.signals.signal(1 - self.side, clear, set, ZX_USER_SIGNAL_ALL, &self.changed)
     }
 }
 
@@ -471,14 +461,19 @@ pub unsafe fn zx_fifo_create(
             return Err(INVALID_ARGS);
         }
         let (first, second) = Fifo::pair(Shape::new(elem_count, elem_size)?)?;
-        let (koid0, koid1) = (crate::koid::allocate(), crate::koid::allocate());
-        let first = Object::with_koid(Kind::Fifo(first), koid0, koid1);
-        let second = Object::with_koid(Kind::Fifo(second), koid1, koid0);
-        let (first, second) = insert_pair(first, second, rights::FIFO)?;
+        let (first, second) = insert_peers(Kind::Fifo(first), Kind::Fifo(second), rights::FIFO)?;
         out0.set(first);
         out1.set(second);
         Ok(())
     })())
+}
+
+/// What `handle` refers to: a FIFO, with `right` to it; `lacks_data` when there are elements to move and no place for them.
+fn fifo_for(handle: zx_handle_t, right: zx_rights_t, lacks_data: bool) -> Result<Held> {
+    let held = get(handle)?;
+    held.fifo()?;
+    held.require(right)?;
+    if lacks_data { Err(INVALID_ARGS) } else { Ok(held) }
 }
 
 /// See the Zircon documentation of `zx_fifo_write`. `ZX_ERR_BAD_STATE` when another process keeps the FIFO locked.
@@ -493,12 +488,8 @@ pub unsafe fn zx_fifo_write(
     actual_count: *mut usize,
 ) -> zx_status_t {
     answer((|| {
-        let held = get(handle)?;
+        let held = fifo_for(handle, ZX_RIGHT_WRITE, data.is_null() && count != 0)?;
         let fifo = held.fifo()?;
-        held.require(ZX_RIGHT_WRITE)?;
-        if data.is_null() && count != 0 {
-            return Err(INVALID_ARGS);
-        }
         // SAFETY: the caller's promise.
         unsafe {
             let written = fifo.write(elem_size, data, count)?;
@@ -520,12 +511,8 @@ pub unsafe fn zx_fifo_read(
     actual_count: *mut usize,
 ) -> zx_status_t {
     answer((|| {
-        let held = get(handle)?;
+        let held = fifo_for(handle, ZX_RIGHT_READ, data.is_null() && count != 0)?;
         let fifo = held.fifo()?;
-        held.require(ZX_RIGHT_READ)?;
-        if data.is_null() && count != 0 {
-            return Err(INVALID_ARGS);
-        }
         // SAFETY: the caller's promise.
         unsafe {
             let read = fifo.read(elem_size, data, count)?;

@@ -1,6 +1,6 @@
 //! The process's handle table.
 
-use crate::object::Object;
+use crate::object::{Kind, Object};
 use crate::rights::reduce;
 use crate::status::{ACCESS_DENIED, BAD_HANDLE, INVALID_ARGS, NO_RESOURCES, Result, answer, out};
 use fuchsia_zircon_types::*;
@@ -110,12 +110,11 @@ pub(crate) fn insert(object: Arc<Object>, rights: zx_rights_t) -> Result<zx_hand
     write().insert(Held { object, rights })
 }
 
-/// Gives two objects handles, or neither.
-pub(crate) fn insert_pair(
-    first: Arc<Object>,
-    second: Arc<Object>,
-    rights: zx_rights_t,
-) -> Result<(u32, u32)> {
+/// Gives two new objects that are each other's peers handles, or neither.
+pub(crate) fn insert_peers(first: Kind, second: Kind, rights: zx_rights_t) -> Result<(u32, u32)> {
+    let (koid0, koid1) = (crate::koid::allocate(), crate::koid::allocate());
+    let first = Object::with_koid(first, koid0, koid1);
+    let second = Object::with_koid(second, koid1, koid0);
     let mut table = write();
     let first = table.insert(Held { object: first, rights })?;
     match table.insert(Held { object: second, rights }) {

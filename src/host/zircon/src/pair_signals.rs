@@ -4,9 +4,9 @@
 //! is sent away they are made at the latest, since after that its peer could not be told of them.
 
 use crate::event::new_broadcast;
-use crate::object::{Source, ring};
+use crate::object::Source;
 use crate::shared_signals::SharedSignals;
-use crate::status::{INVALID_ARGS, NOT_SUPPORTED, Result};
+use crate::status::{NOT_SUPPORTED, Result};
 use fuchsia_zircon_types::*;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,12 @@ use std::sync::{Arc, OnceLock};
 struct Shared {
     signals: SharedSignals,
     changed: OwnedFd,
+}
+
+impl Shared {
+    fn signal(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
+        self.signals.signal(side, clear, set, ZX_USER_SIGNAL_ALL, &self.changed)
+    }
 }
 
 /// One endpoint's view.
@@ -89,24 +95,13 @@ impl PairSignals {
         shared.map_or(0, |shared| shared.signals.load(self.side).unwrap_or(0)) & ZX_USER_SIGNAL_ALL
     }
 
-    fn change(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        if (clear | set) & !ZX_USER_SIGNAL_ALL != 0 {
-            return Err(INVALID_ARGS);
-        }
-        let shared = self.shared()?;
-        if shared.signals.change(side, clear, set)? {
-            ring(&shared.changed);
-        }
-        Ok(())
-    }
-
     /// `zx_object_signal`.
     pub(crate) fn signal(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        self.change(self.side, clear, set)
+        self.shared()?.signal(self.side, clear, set)
     }
 
     /// `zx_object_signal_peer` where the peer is known to be there.
     pub(crate) fn signal_peer(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
-        self.change(1 - self.side, clear, set)
+        self.shared()?.signal(1 - self.side, clear, set)
     }
 }

@@ -3,7 +3,8 @@
 //! Beside each word is a count of assertions per signal. A waiter compares counts, so a signal that was asserted and
 //! cleared again before the waiter ran is seen all the same, as on Zircon, and an edge-triggered wait is exact.
 
-use crate::status::{IO_DATA_INTEGRITY, Result};
+use crate::object::ring;
+use crate::status::{INVALID_ARGS, IO_DATA_INTEGRITY, Result};
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -128,13 +129,29 @@ impl SharedSignals {
         Ok(self.side(side)?.word.load(Ordering::SeqCst) & SETTABLE)
     }
 
-    /// Clears and sets signals; returns whether any went from clear to set, so that waiters must be told.
-    pub(crate) fn change(
+    /// Clears and sets signals of one side, as `zx_object_signal` and `zx_object_signal_peer` do; adds to `broadcast` when any
+    /// went from clear to set.
+    ///
+    /// Errors: `ZX_ERR_INVALID_ARGS` for signals that are not `settable`.
+    pub(crate) fn signal(
         &self,
         side: usize,
         clear: zx_signals_t,
         set: zx_signals_t,
-    ) -> Result<bool> {
+        settable: zx_signals_t,
+        broadcast: &OwnedFd,
+    ) -> Result<()> {
+        if (clear | set) & !settable != 0 {
+            return Err(INVALID_ARGS);
+        }
+        if self.change(side, clear, set)? {
+            ring(broadcast);
+        }
+        Ok(())
+    }
+
+    /// Whether any signal went from clear to set, so that waiters must be told.
+    fn change(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<bool> {
         let side = self.side(side)?;
         let change = |old| Some((old & !clear) | set);
         let old = side.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).unwrap_or(0);

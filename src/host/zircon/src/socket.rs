@@ -1,7 +1,7 @@
 //! Sockets: `AF_UNIX` pairs, a byte stream or packets.
 
-use crate::handle_table::{get, insert_pair};
-use crate::object::{Kind, Object, Source, Sources};
+use crate::handle_table::{get, insert_peers};
+use crate::object::{Kind, Source, Sources};
 use crate::pair_signals::PairSignals;
 use crate::rights;
 use crate::status::{
@@ -364,10 +364,8 @@ pub unsafe fn zx_socket_create(
             _ => return Err(INVALID_ARGS),
         };
         let (first, second) = Socket::pair(mode)?;
-        let (koid0, koid1) = (crate::koid::allocate(), crate::koid::allocate());
-        let first = Object::with_koid(Kind::Socket(first), koid0, koid1);
-        let second = Object::with_koid(Kind::Socket(second), koid1, koid0);
-        let (first, second) = insert_pair(first, second, rights::SOCKET)?;
+        let (first, second) =
+            insert_peers(Kind::Socket(first), Kind::Socket(second), rights::SOCKET)?;
         out0.set(first);
         out1.set(second);
         Ok(())

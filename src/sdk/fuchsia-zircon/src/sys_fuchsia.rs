@@ -1,6 +1,6 @@
 //! What a process starts with and how it starts others, on Fuchsia: libc's and fdio's part.
 
-use super::{ProcessStart, VcpuStats};
+use super::ProcessStart;
 use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t, zx_status_t};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -178,6 +178,10 @@ pub fn start_process(start: ProcessStart) -> Result<zx_handle_t, zx_status_t> {
     };
     if status == 0 { Ok(process) } else { Err(status) }
 }
+
+/// A vCPU's counters, of which there are none: Zircon counts for each CPU of the machine only (`ZX_INFO_GUEST_STATS`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuStats {}
 
 /// A vCPU's counters. Zircon does not count by vCPU.
 ///

@@ -1,11 +1,13 @@
 //! What a process starts with and how it starts others, on Linux.
 
-use super::{ProcessStart, VcpuStats};
+use super::ProcessStart;
 use fuchsia_zircon_types::{ZX_HANDLE_INVALID, zx_handle_t, zx_status_t};
 use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use zircon::linux::{Program, SpawnOptions};
+
+pub use zircon::linux::VcpuStats;
 
 const PA_NS_DIR: u32 = 0x20;
 const PA_FD: u32 = 0x30;
@@ -109,24 +111,5 @@ pub fn start_process(start: ProcessStart) -> Result<zx_handle_t, zx_status_t> {
 /// # Errors
 /// Those of [`zircon::linux::vcpu_stats`].
 pub fn vcpu_stats(vcpu: zx_handle_t) -> Result<VcpuStats, zx_status_t> {
-    let stats = zircon::linux::vcpu_stats(vcpu).map_err(|status| status.0)?;
-    Ok(VcpuStats {
-        mem_exits: stats.mem_exits,
-        io_exits: stats.io_exits,
-        ipi_exits: stats.ipi_exits,
-        kicks: stats.kicks,
-        bells: stats.bells,
-        open_bus: stats.open_bus,
-        exceptions: stats.exceptions,
-        interrupts: stats.interrupts,
-        halts: stats.halts,
-        timer_expirations: stats.timer_expirations,
-        interpreted: stats.interpreted,
-        translated_exits: stats.translated_exits,
-        blocks: stats.blocks,
-        cache_flushes: stats.cache_flushes,
-        tlb_fills: stats.tlb_fills,
-        tlb_flushes: stats.tlb_flushes,
-        unknown_msrs: stats.unknown_msrs,
-    })
+    zircon::linux::vcpu_stats(vcpu).map_err(|status| status.0)
 }

@@ -3,8 +3,8 @@
 use super::inbound::ReadError;
 use super::message::{Incoming, check_sizes};
 use super::{Channel, Outgoing};
-use crate::handle_table::{Held, get, insert, insert_pair, take};
-use crate::object::{Kind, Object};
+use crate::handle_table::{Held, get, insert, insert_peers, take};
+use crate::object::Kind;
 use crate::rights;
 use crate::status::{
     ACCESS_DENIED, BUFFER_TOO_SMALL, INVALID_ARGS, NOT_SUPPORTED, Result, WRONG_TYPE, answer,
@@ -31,10 +31,8 @@ pub unsafe fn zx_channel_create(
             return Err(INVALID_ARGS);
         }
         let (first, second) = Channel::pair()?;
-        let (koid0, koid1) = (crate::koid::allocate(), crate::koid::allocate());
-        let first = Object::with_koid(Kind::Channel(first), koid0, koid1);
-        let second = Object::with_koid(Kind::Channel(second), koid1, koid0);
-        let (first, second) = insert_pair(first, second, rights::CHANNEL)?;
+        let (first, second) =
+            insert_peers(Kind::Channel(first), Kind::Channel(second), rights::CHANNEL)?;
         out0.set(first);
         out1.set(second);
         Ok(())

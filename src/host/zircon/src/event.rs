@@ -35,7 +35,7 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    fn new() -> Result<Event> {
+    pub(crate) fn new() -> Result<Event> {
         Ok(Event { signals: SharedSignals::new()?, changed: new_broadcast()?, peer: None })
     }
 
@@ -126,6 +126,22 @@ impl Event {
         self.signals.signal(self.side(), clear, set, SETTABLE, &self.changed)
     }
 
+    /// What tells of signals that went from clear to set.
+    pub(crate) fn broadcast(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
+    }
+
+    /// For an event that stands for the signals of another object: clears and sets, and notes what was cleared.
+    pub(crate) fn signal_from_peer(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
+        self.signals.note_cleared(clear)?;
+        self.signal(clear, set)
+    }
+
+    /// All that `signal_from_peer` has ever cleared.
+    pub(crate) fn ever_cleared(&self) -> zx_signals_t {
+        self.signals.ever_cleared().unwrap_or(0)
+    }
+
     /// `zx_object_signal_peer`.
     pub(crate) fn signal_peer(&self, clear: zx_signals_t, set: zx_signals_t) -> Result<()> {
         let peer = self.peer.as_ref().ok_or(WRONG_TYPE)?;
@@ -183,8 +199,8 @@ pub unsafe fn zx_eventpair_create(
     })())
 }
 
-/// See the Zircon documentation of `zx_object_signal`. On an object that is no event, eventpair, FIFO or socket the user
-/// signals are seen in this process only, and are not carried along when its handle is sent to another.
+/// See the Zircon documentation of `zx_object_signal`. On an object that is no channel, event, eventpair, FIFO or socket the
+/// user signals are seen in this process only, and are not carried along when its handle is sent to another.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
@@ -195,6 +211,13 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
         match &held.kind {
             Kind::Event(event) => event.signal(clear_mask, set_mask),
             Kind::Fifo(fifo) => fifo.signal(clear_mask, set_mask),
+            Kind::Channel(channel) => {
+                held.look_for_user_signals(channel);
+                if channel.signal(clear_mask, set_mask)? {
+                    held.notify();
+                }
+                Ok(())
+            }
             Kind::Socket(socket) if socket.user_signals().are_shared() => {
                 socket.user_signals().signal(clear_mask, set_mask)
             }
@@ -207,9 +230,10 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
     })())
 }
 
-/// See the Zircon documentation of `zx_object_signal_peer`. User signals of a channel's peer are not supported, nor those of
-/// the peer of a socket that the host gave (`ZX_ERR_NOT_SUPPORTED`): it may be in another process, with which nothing is
-/// shared.
+/// See the Zircon documentation of `zx_object_signal_peer`. User signals of the peer of a socket that the host gave are not
+/// supported (`ZX_ERR_NOT_SUPPORTED`): it is no handle of anybody. The peer of a channel that is signaled for the first time
+/// may look readable to those who wait for messages, though `zx_channel_read` gives it `ZX_ERR_SHOULD_WAIT`; and with 3500
+/// messages that it has not read, the first time gives `ZX_ERR_SHOULD_WAIT`.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
@@ -225,7 +249,7 @@ pub unsafe fn zx_object_signal_peer(
             Kind::Event(event) => event.signal_peer(clear_mask, set_mask),
             Kind::Fifo(fifo) => fifo.signal_peer(clear_mask, set_mask),
             Kind::Socket(socket) => socket.signal_peer(clear_mask, set_mask),
-            Kind::Channel(_) => Err(NOT_SUPPORTED),
+            Kind::Channel(channel) => channel.signal_peer(&held, clear_mask, set_mask),
             _ => Err(WRONG_TYPE),
         }
     })())

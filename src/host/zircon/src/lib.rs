@@ -35,8 +35,9 @@
 //! Named at each call; in sum:
 //! * Handles of ports, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`). A job of another process can be
 //!   killed and waited for; nothing can be made in it.
-//! * User signals of objects other than events, eventpairs, FIFOs and sockets are seen within one process;
-//!   `zx_object_signal_peer` is not for channels. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
+//! * User signals of objects other than channels, events, eventpairs, FIFOs and sockets are seen within one process. The first
+//!   one to a channel's peer may make that look readable once. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what
+//!   one process knows.
 //! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket
 //!   when its process is killed is lost.
 //! * Closing a handle does not end a `zx_object_wait_one` or `wait_many` that another thread makes with it.

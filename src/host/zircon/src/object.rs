@@ -107,7 +107,7 @@ impl Object {
     }
 
     as_kind! {
-        channel: Channel, fifo: Fifo, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
+        channel: Channel, event: Event, fifo: Fifo, guest: Guest, job: Job, port: Port, process: Process, resource: Resource,
         socket: Socket, timer: Timer, vcpu: Vcpu, vmar: Vmar, vmo: Vmo,
     }
 
@@ -134,7 +134,12 @@ impl Object {
     /// What to watch for a change of any signal in `interest`.
     pub(crate) fn sources(&self, interest: zx_signals_t) -> Result<Sources<'_>> {
         Ok(match &self.kind {
-            Kind::Channel(channel) => channel.sources(interest),
+            Kind::Channel(channel) => {
+                if interest & ZX_USER_SIGNAL_ALL != 0 {
+                    self.look_for_user_signals(channel);
+                }
+                channel.sources(interest)?
+            }
             Kind::Event(event) => event.sources(interest)?,
             Kind::Fifo(fifo) => fifo.sources(interest)?,
             Kind::Job(job) => job.sources(interest),
@@ -143,6 +148,13 @@ impl Object {
             Kind::Timer(timer) => timer.sources(interest),
             _ => [None, None],
         })
+    }
+
+    /// As [`Channel::look_for_user_signals`] for this object, which is that channel.
+    pub(crate) fn look_for_user_signals(&self, channel: &Channel) {
+        if channel.look_for_user_signals() {
+            self.notify_later();
+        }
     }
 
     /// Takes note of what the source with this index reported, where it cannot be asked again later.
@@ -240,6 +252,25 @@ impl Object {
                 && let Ok(port) = port.port()
             {
                 port.evaluate(registration);
+            }
+        }
+    }
+
+    /// As [`Object::notify`] for callers that hold the lock of a port: its waits look again in `zx_port_wait`.
+    fn notify_later(&self) {
+        if !self.has_waiters.load(Ordering::SeqCst) {
+            return;
+        }
+        for waiter in &*lock(&self.waiters) {
+            match waiter {
+                Waiter::Port { port, registration } => {
+                    if let Some(port) = port.upgrade()
+                        && let Ok(port) = port.port()
+                    {
+                        port.evaluate_later(*registration);
+                    }
+                }
+                Waiter::Thread { wake } => ring(wake),
             }
         }
     }

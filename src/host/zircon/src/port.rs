@@ -90,6 +90,8 @@ pub(crate) struct Port {
     epoll: OwnedFd,
     wake: OwnedFd,
     state: Mutex<State>,
+    /// Registrations to look at again.
+    later: Mutex<Vec<u32>>,
 }
 
 fn epoll_flags(events: PollFlags, mode: EventFlags) -> EventFlags {
@@ -122,7 +124,7 @@ impl Port {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
-        Ok(Port { epoll, wake, state: Mutex::default() })
+        Ok(Port { epoll, wake, state: Mutex::default(), later: Mutex::default() })
     }
 
     /// `zx_port_queue`.
@@ -176,6 +178,8 @@ impl Port {
     /// Turns what epoll reported into packets.
     fn dispatch(&self, state: &mut State, data: u64, flags: EventFlags) {
         if data == WAKE {
+            let later = std::mem::take(&mut *lock(&self.later));
+            later.into_iter().for_each(|number| self.evaluate_in(state, number));
             return;
         }
         if data & BELL != 0 {
@@ -284,7 +288,19 @@ impl Port {
 
     /// Looks at an object again because something changed that no descriptor tells about.
     pub(crate) fn evaluate(&self, number: u32) {
-        let mut state = lock(&self.state);
+        self.evaluate_in(&mut lock(&self.state), number);
+    }
+
+    /// As [`Port::evaluate`], when a thread next waits for a packet.
+    pub(crate) fn evaluate_later(&self, number: u32) {
+        let mut later = lock(&self.later);
+        if !later.contains(&number) {
+            later.push(number);
+            ring(&self.wake);
+        }
+    }
+
+    fn evaluate_in(&self, state: &mut State, number: u32) {
         let Some(registration) = state.registrations.get(&number) else { return };
         let interest =
             registration.observers.iter().fold(0, |all, observer| all | observer.signals);
@@ -292,7 +308,7 @@ impl Port {
         if interest != 0
             && let Ok(signals) = object.signals(interest)
         {
-            self.deliver(&mut state, number, &object, signals);
+            self.deliver(state, number, &object, signals);
         }
     }
 
@@ -361,8 +377,10 @@ impl Port {
         if !last {
             return;
         }
-        // The descriptors may live on in other processes, so closing ours would not take them out.
-        if let Ok(sources) = object.sources(ZX_OBJECT_SIGNAL_ALL | ZX_USER_SIGNAL_ALL) {
+        // The descriptors may live on in other processes, so closing ours would not take them out. What is watched for the
+        // user signals alone is the second source, and made when first asked for.
+        let user = if registration.arms[1] == Arm::Absent { 0 } else { ZX_USER_SIGNAL_ALL };
+        if let Ok(sources) = object.sources(ZX_OBJECT_SIGNAL_ALL | user) {
             for (source, arm) in sources.iter().zip(registration.arms) {
                 if let Some(source) = source.as_ref().filter(|_| arm != Arm::Absent) {
                     let _ = epoll::delete(&self.epoll, source.fd);

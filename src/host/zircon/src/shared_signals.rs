@@ -150,6 +150,16 @@ impl SharedSignals {
         Ok(())
     }
 
+    /// On a page with the signals of one side only: notes that they were cleared.
+    pub(crate) fn note_cleared(&self, signals: zx_signals_t) -> Result<()> {
+        self.change(1, 0, signals).map(|_| ())
+    }
+
+    /// All that was noted as cleared.
+    pub(crate) fn ever_cleared(&self) -> Result<zx_signals_t> {
+        self.load(1)
+    }
+
     /// Whether any signal went from clear to set, so that waiters must be told.
     fn change(&self, side: usize, clear: zx_signals_t, set: zx_signals_t) -> Result<bool> {
         let side = self.side(side)?;

@@ -65,6 +65,7 @@ impl<'a> Export<'a> {
         match &object.kind {
             Kind::Channel(channel) => {
                 fds.push(Fd::Borrowed(channel.fd()));
+                extra[0] = channel.local_user_signals().into();
                 for (flag, fd) in [
                     (CHANNEL_GATE, channel.gate_for_transfer()?),
                     (CHANNEL_BACKLOG, channel.backlog_for_transfer()?),
@@ -142,7 +143,7 @@ pub(crate) fn import(
             let fd = next()?;
             let gate = (flags & CHANNEL_GATE != 0).then(&mut next).transpose()?;
             let backlog = (flags & CHANNEL_BACKLOG != 0).then(&mut next).transpose()?;
-            Kind::Channel(Channel::from_transfer(fd, gate, backlog)?)
+            Kind::Channel(Channel::from_transfer(fd, gate, backlog, extra[0] as zx_signals_t)?)
         }
         ZX_OBJ_TYPE_EVENT => Kind::Event(Event::from_fds(next()?, next()?, None)),
         ZX_OBJ_TYPE_EVENTPAIR => {

@@ -27,7 +27,7 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 14] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
@@ -35,6 +35,7 @@ fn main() {
         ("killing_a_process_kills_what_it_started", killing_a_process_kills_what_it_started),
         ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
         ("signals_cross_processes", signals_cross_processes),
+        ("channel_user_signals_cross_processes", channel_user_signals_cross_processes),
         ("calls_cross_processes", calls_cross_processes),
         ("fifos_cross_processes", fifos_cross_processes),
         (
@@ -207,6 +208,33 @@ fn signals_cross_processes() {
         assert_eq!(unsafe { zx_object_signal(event, signal, 0) }, ZX_OK);
     }
     [near, event, process, port].into_iter().for_each(close);
+}
+
+fn channel_user_signals_cross_processes() {
+    let (near, far) = channel();
+    let process = spawn("answer", vec![(USER, far)]);
+    let port = port();
+    for round in 0..100 {
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_wait_async(near, port, round, ZX_USER_SIGNAL_1, 0) }, ZX_OK);
+        signal_peer(near, ZX_USER_SIGNAL_0).unwrap();
+        assert_eq!(next_packet(port).key, round);
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_object_signal(near, ZX_USER_SIGNAL_1, 0) }, ZX_OK);
+    }
+    // An endpoint that is signaled before it is sent and after.
+    let (here, there) = channel();
+    signal_peer(here, ZX_USER_SIGNAL_2).unwrap();
+    write(near, b"look", &[there]);
+    assert_eq!(wait(here, ZX_USER_SIGNAL_3) & ZX_USER_SIGNAL_ALL, ZX_USER_SIGNAL_3);
+    signal_peer(here, ZX_USER_SIGNAL_4).unwrap();
+    assert_eq!(read_when_ready(near).0, b"seen");
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
+    wait(here, ZX_CHANNEL_PEER_CLOSED);
+    wait(near, ZX_CHANNEL_PEER_CLOSED);
+    assert_eq!(signal_peer(near, ZX_USER_SIGNAL_0), Err(ZX_ERR_PEER_CLOSED));
+    [near, here, process, port].into_iter().for_each(close);
 }
 
 fn calls_cross_processes() {

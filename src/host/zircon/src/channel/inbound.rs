@@ -161,16 +161,20 @@ impl Channel {
         }
     }
 
-    /// Moves stashed messages into a socket for the process that the endpoint is sent to.
+    /// Moves stashed messages, and the events of user signals, into a socket for the process that the endpoint is sent to.
     pub(crate) fn backlog_for_transfer(
         &self,
     ) -> std::result::Result<Option<rustix::fd::OwnedFd>, rustix::io::Errno> {
-        if self.flags.load(Ordering::SeqCst) & STASH == 0 {
+        let mut controls = self.controls_for_transfer().peekable();
+        if self.flags.load(Ordering::SeqCst) & STASH == 0 && controls.peek().is_none() {
             return Ok(None);
         }
         let inbound = lock(&self.inbound);
         let (near, far) = Channel::pair().map_err(|_| rustix::io::Errno::MFILE)?;
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(near.fd(), 64 * MAX_BYTES);
+        for control in controls {
+            control.send(&near)?;
+        }
         for message in &inbound.stash {
             let copy = super::Outgoing::new(&message.bytes, message.handles.clone());
             copy.send(&near)?;

@@ -1,7 +1,9 @@
 //! Messages on the wire between processes of one machine.
 
 use super::Channel;
+use super::user_signals::Control;
 use crate::handle_table::Held;
+use crate::object::Object;
 use crate::status::{
     BUFFER_TOO_SMALL, INVALID_ARGS, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED,
     Result, SHOULD_WAIT, Status,
@@ -14,6 +16,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(crate) const MAX_BYTES: usize = ZX_CHANNEL_MAX_MSG_BYTES as usize;
@@ -29,7 +32,8 @@ struct Header {
     magic: u32,
     handles: u32,
     bytes: u32,
-    reserved: u32,
+    /// 0 for readers, else a [`Control`].
+    control: u32,
 }
 
 const HEADER: usize = size_of::<Header>();
@@ -40,11 +44,19 @@ pub(crate) struct Outgoing<'a> {
     txid: Option<[u8; 4]>,
     bytes: Cow<'a, [u8]>,
     pub(crate) handles: Vec<Held>,
+    /// For the other endpoint itself and not for its readers.
+    control: Option<Control>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(crate) fn new(bytes: &'a [u8], handles: Vec<Held>) -> Outgoing<'a> {
-        Outgoing { txid: None, bytes: bytes.into(), handles }
+        Outgoing { txid: None, bytes: bytes.into(), handles, control: None }
+    }
+
+    /// A message that brings an event to the other endpoint itself.
+    pub(super) fn control(control: Control, event: Arc<Object>) -> Outgoing<'a> {
+        let handles = vec![Held { object: event, rights: 0 }];
+        Outgoing { control: Some(control), ..Outgoing::new(&[], handles) }
     }
 
     /// The message with another transaction identifier, which is its first four bytes.
@@ -70,7 +82,7 @@ impl<'a> Outgoing<'a> {
             magic: MAGIC,
             handles: self.handles.len() as u32,
             bytes: self.bytes.len() as u32,
-            reserved: 0,
+            control: self.control.map_or(0, |control| control as u32),
         };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let (start, rest) = self.parts();
@@ -93,7 +105,12 @@ impl<'a> Outgoing<'a> {
     }
 
     pub(crate) fn into_owned(self) -> Outgoing<'static> {
-        Outgoing { txid: self.txid, bytes: self.bytes.into_owned().into(), handles: self.handles }
+        Outgoing {
+            txid: self.txid,
+            bytes: self.bytes.into_owned().into(),
+            handles: self.handles,
+            control: self.control,
+        }
     }
 }
 
@@ -122,6 +139,8 @@ pub(crate) struct Incoming {
 pub(super) struct Received {
     pub(super) bytes: usize,
     pub(super) handles: Vec<Held>,
+    /// Not for readers.
+    control: Option<Control>,
 }
 
 thread_local! {
@@ -155,13 +174,19 @@ impl Channel {
     /// `bytes` is valid for writing `MAX_BYTES` bytes.
     unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
         let mut place = Place::new();
-        let mut message = place.header_for(bytes);
         let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
-        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
-        let total =
-            patiently(|| unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) })?;
-        // SAFETY: the kernel filled in the message, whose buffers are these.
-        unsafe { place.finish(&message, bytes, total) }
+        loop {
+            let mut message = place.header_for(bytes);
+            // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
+            let total =
+                patiently(|| unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) })?;
+            // SAFETY: the kernel filled in the message, whose buffers are these.
+            let received = unsafe { place.finish(&message, bytes, total) }?;
+            match received.control {
+                None => return Ok(received),
+                Some(control) => self.adopt(control, received)?,
+            }
+        }
     }
 
     /// As [`Channel::receive_into`] without waiting; and in the same system call the message behind it, or the knowledge
@@ -170,6 +195,49 @@ impl Channel {
     /// # Safety
     /// `bytes` is valid for writing `MAX_BYTES` bytes.
     pub(super) unsafe fn receive_ahead(&self, bytes: *mut u8) -> (Result<Received>, Ahead) {
+        // SAFETY: the caller's promise.
+        match unsafe { self.receive_two(bytes) } {
+            (Ok(received @ Received { control: Some(_), .. }), ahead) => {
+                // SAFETY: the caller's promise.
+                unsafe { self.receive_behind_control(bytes, received, ahead) }
+            }
+            two => two,
+        }
+    }
+
+    /// What a reader gets who finds a control message first.
+    ///
+    /// # Safety
+    /// `bytes` is valid for writing `MAX_BYTES` bytes.
+    #[cold]
+    unsafe fn receive_behind_control(
+        &self,
+        bytes: *mut u8,
+        received: Received,
+        ahead: Ahead,
+    ) -> (Result<Received>, Ahead) {
+        if let Some(control) = received.control
+            && let Err(status) = self.adopt(control, received)
+        {
+            return (Err(status), ahead);
+        }
+        match ahead {
+            Ahead::Nothing => (Err(SHOULD_WAIT), Ahead::Nothing),
+            Ahead::Message(Incoming { bytes: behind, handles }) => {
+                // SAFETY: no message is longer than MAX_BYTES, for which the caller has promised room.
+                unsafe { std::ptr::copy_nonoverlapping(behind.as_ptr(), bytes, behind.len()) };
+                (Ok(Received { bytes: behind.len(), handles, control: None }), Ahead::Unknown)
+            }
+            // SAFETY: the caller's promise.
+            Ahead::Unknown => (unsafe { self.receive_into(bytes, false) }, Ahead::Unknown),
+        }
+    }
+
+    /// Takes up to two messages of any kind; the first may be a control message.
+    ///
+    /// # Safety
+    /// `bytes` is valid for writing `MAX_BYTES` bytes.
+    unsafe fn receive_two(&self, bytes: *mut u8) -> (Result<Received>, Ahead) {
         let mut scratch = SCRATCH.take();
         scratch.reserve_exact(MAX_BYTES);
         let (mut first, mut second) = (Place::new(), Place::new());
@@ -204,6 +272,13 @@ impl Channel {
                 };
                 let ahead = match behind {
                     None => Ahead::Nothing,
+                    Some(Ok(received @ Received { control: Some(_), .. })) => {
+                        if let Some(control) = received.control {
+                            // A bad one is no message to anybody.
+                            let _ = self.adopt(control, received);
+                        }
+                        Ahead::Unknown
+                    }
                     Some(Ok(received)) => {
                         // SAFETY: `finish` says that this many bytes were filled, at most MAX_BYTES.
                         let bytes =
@@ -313,9 +388,13 @@ impl Place {
         if header.magic != MAGIC || !exact {
             return Err(IO_DATA_INTEGRITY);
         }
+        let control = match header.control {
+            0 => None,
+            number => Some(Control::from_wire(number).ok_or(IO_DATA_INTEGRITY)?),
+        };
         if handles == 0 {
             return if fds.is_empty() {
-                Ok(Received { bytes: length, handles: Vec::new() })
+                Ok(Received { bytes: length, handles: Vec::new(), control })
             } else {
                 Err(IO_DATA_INTEGRITY)
             };
@@ -342,7 +421,7 @@ impl Place {
         if fds.next().is_some() {
             return Err(IO_DATA_INTEGRITY);
         }
-        Ok(Received { bytes: length, handles: objects })
+        Ok(Received { bytes: length, handles: objects, control })
     }
 }
 

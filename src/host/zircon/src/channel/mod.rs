@@ -2,7 +2,8 @@
 //!
 //! A message is one packet: a header, the bytes, then one descriptor per handle; the handles' file descriptors go along
 //! as `SCM_RIGHTS`. Reading and writing is one system call each. What a Linux socket cannot do is done beside it:
-//! a write never blocks (`outbound`), and a call's reply goes to its caller and nobody else (`call`).
+//! a write never blocks (`outbound`), a call's reply goes to its caller and nobody else (`call`), and endpoints have user
+//! signals (`user_signals`).
 
 mod call;
 #[cfg(test)]
@@ -11,6 +12,9 @@ mod inbound;
 mod message;
 mod outbound;
 mod syscalls;
+mod user_signals;
+#[cfg(test)]
+mod user_signals_test;
 
 pub(crate) use message::{Incoming, Outgoing};
 pub(crate) use outbound::all_flushed;
@@ -28,6 +32,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
+use user_signals::UserSignals;
 
 /// Messages that may wait outside the socket, on either side. On Zircon a process that lets 3500 messages pend is killed.
 pub(crate) const MAX_PENDING: usize = 3500;
@@ -56,6 +61,7 @@ pub(crate) struct Channel {
     /// Whether messages have to queue behind others in `outbound`.
     overflow: AtomicBool,
     outbound: Mutex<Outbound>,
+    user: UserSignals,
 }
 
 impl Channel {
@@ -77,25 +83,28 @@ impl Channel {
             replied: Condvar::new(),
             overflow: AtomicBool::new(false),
             outbound: Mutex::default(),
+            user: UserSignals::default(),
         }
     }
 
-    /// An endpoint that another process sent: `gate` closes when that process has written what it had queued, and
-    /// `backlog` holds messages that it had taken out of the socket.
+    /// An endpoint that another process sent: `gate` closes when that process has written what it had queued, `backlog`
+    /// holds messages that it had taken out of the socket, and `signals` are its user signals.
     ///
     /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` for backlogs within backlogs, deeper than any that comes about honestly.
     pub(crate) fn from_transfer(
         fd: OwnedFd,
         gate: Option<OwnedFd>,
         backlog: Option<OwnedFd>,
+        signals: zx_signals_t,
     ) -> Result<Channel> {
-        let channel = Channel::from_fd(fd);
+        let mut channel = Channel::from_fd(fd);
+        channel.user = UserSignals::with_local(signals);
         if let Some(gate) = gate {
             lock(&channel.outbound).gate = Some(gate);
             channel.overflow.store(true, Ordering::SeqCst);
         }
         if let Some(backlog) = backlog {
-            let stash = Self::drain_backlog(backlog)?;
+            let stash = channel.drain_backlog(backlog)?;
             if !stash.is_empty() {
                 lock(&channel.inbound).stash = stash;
                 channel.flags.store(STASH, Ordering::SeqCst);
@@ -104,7 +113,7 @@ impl Channel {
         Ok(channel)
     }
 
-    fn drain_backlog(backlog: OwnedFd) -> Result<VecDeque<Incoming>> {
+    fn drain_backlog(&mut self, backlog: OwnedFd) -> Result<VecDeque<Incoming>> {
         thread_local! {
             static DEPTH: Cell<u32> = const { Cell::new(0) };
         }
@@ -112,7 +121,9 @@ impl Channel {
             return Err(IO_DATA_INTEGRITY);
         }
         DEPTH.set(DEPTH.get() + 1);
-        let earlier = Channel::from_fd(backlog);
+        let mut earlier = Channel::from_fd(backlog);
+        // Control messages in it are about this endpoint.
+        std::mem::swap(&mut earlier.user, &mut self.user);
         let mut stash = VecDeque::new();
         while stash.len() < MAX_PENDING {
             match earlier.receive(false) {
@@ -121,6 +132,7 @@ impl Channel {
             }
         }
         DEPTH.set(DEPTH.get() - 1);
+        std::mem::swap(&mut earlier.user, &mut self.user);
         Ok(stash)
     }
 
@@ -137,13 +149,14 @@ impl Channel {
         self.fd
     }
 
-    pub(crate) fn sources(&self, interest: zx_signals_t) -> Sources<'_> {
+    pub(crate) fn sources(&self, interest: zx_signals_t) -> Result<Sources<'_>> {
         // Hang-up is reported without being asked for.
         let events =
             if interest & ZX_CHANNEL_READABLE != 0 { PollFlags::IN } else { PollFlags::empty() };
         let any =
             interest & (ZX_CHANNEL_READABLE | ZX_CHANNEL_WRITABLE | ZX_CHANNEL_PEER_CLOSED) != 0;
-        [any.then(|| Source { fd: self.fd.as_fd(), events, edge: false }), None]
+        let socket = any.then(|| Source { fd: self.fd.as_fd(), events, edge: false });
+        Ok([socket, self.user_source(interest)?])
     }
 
     pub(crate) fn signals(&self, revents: PollFlags) -> zx_signals_t {
@@ -158,7 +171,7 @@ impl Channel {
         if readable || self.flags.load(Ordering::SeqCst) & STASH != 0 {
             signals |= ZX_CHANNEL_READABLE;
         }
-        signals
+        signals | self.user_signals()
     }
 
     pub(crate) fn drains(&self) -> u32 {

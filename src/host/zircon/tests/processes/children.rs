@@ -28,6 +28,7 @@ pub(crate) fn run(role: &str) {
         }
         "signal" => signal(near, second),
         "fifo" => fifo(near, second),
+        "answer" => answer(near),
         "bells" => crate::guests::answer_bells(near, second),
         _ => panic!("no role {role}"),
     }
@@ -75,6 +76,22 @@ fn signal(near: zx_handle_t, event: zx_handle_t) {
         let signals = u32::from_ne_bytes(bytes.try_into().unwrap());
         // SAFETY: always safe.
         assert_eq!(unsafe { zx_object_signal(event, 0, signals) }, ZX_OK);
+    }
+}
+
+/// Answers signals with signals, and looks at the channel that comes in a message.
+fn answer(near: zx_handle_t) {
+    loop {
+        if wait(near, ZX_USER_SIGNAL_0 | ZX_CHANNEL_READABLE) & ZX_USER_SIGNAL_0 != 0 {
+            // SAFETY: always safe.
+            assert_eq!(unsafe { zx_object_signal(near, ZX_USER_SIGNAL_0, 0) }, ZX_OK);
+            signal_peer(near, ZX_USER_SIGNAL_1).unwrap();
+        } else if let Ok((_, handles)) = read(near) {
+            assert_eq!(signals(handles[0]) & ZX_USER_SIGNAL_ALL, ZX_USER_SIGNAL_2);
+            signal_peer(handles[0], ZX_USER_SIGNAL_3).unwrap();
+            wait(handles[0], ZX_USER_SIGNAL_4);
+            write(near, b"seen", &[]);
+        }
     }
 }
 

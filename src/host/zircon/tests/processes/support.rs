@@ -122,6 +122,14 @@ pub(crate) fn next_packet(port: zx_handle_t) -> zx_port_packet_t {
     packet
 }
 
+pub(crate) fn signal_peer(handle: zx_handle_t, set: zx_signals_t) -> Result<(), zx_status_t> {
+    // SAFETY: always safe.
+    match unsafe { zx_object_signal_peer(handle, 0, set) } {
+        ZX_OK => Ok(()),
+        status => Err(status),
+    }
+}
+
 /// A FIFO of this many 64-bit numbers.
 pub(crate) fn create_fifo(count: usize) -> (zx_handle_t, zx_handle_t) {
     let (mut first, mut second) = (0, 0);

@@ -231,9 +231,9 @@ pub unsafe fn zx_object_signal(handle: zx_handle_t, clear_mask: u32, set_mask: u
 }
 
 /// See the Zircon documentation of `zx_object_signal_peer`. User signals of the peer of a socket that the host gave are not
-/// supported (`ZX_ERR_NOT_SUPPORTED`): it is no handle of anybody. The peer of a channel that is signaled for the first time
-/// may look readable to those who wait for messages, though `zx_channel_read` gives it `ZX_ERR_SHOULD_WAIT`; and with 3500
-/// messages that it has not read, the first time gives `ZX_ERR_SHOULD_WAIT`.
+/// supported (`ZX_ERR_NOT_SUPPORTED`): it is no handle of anybody. A channel's peer that is signaled for the first time,
+/// and where nobody waits for user signals, may look readable once, though `zx_channel_read` gives it `ZX_ERR_SHOULD_WAIT`; and
+/// with 3500 messages that it has not read, the first time gives `ZX_ERR_SHOULD_WAIT`.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.

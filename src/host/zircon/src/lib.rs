@@ -18,9 +18,9 @@
 //! | FIFO | shared memory and an eventfd | reading and writing are no system calls, unless someone may wait |
 //! | VMO | sealed memfd | |
 //! | VMAR | `mmap` | |
-//! | port | epoll set and a queue | |
+//! | port | epoll set and a queue | a pair of sockets for its packets, once it was sent |
 //! | timer | timerfd | |
-//! | process | pidfd | killed when its parent process ends |
+//! | process, thread | pidfd | a process is killed when its parent process ends |
 //! | job | a list of the children of the process that made it | |
 //! | guest, vCPU | the `hypervisor` crate | |
 //! | bell | shared bits and a socket | unread rings of one doorbell are one |
@@ -33,11 +33,14 @@
 //! # Short of Zircon
 //!
 //! Named at each call; in sum:
-//! * Handles of ports, threads, vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`). A job of another process can be
-//!   killed and waited for; nothing can be made in it.
+//! * Handles of vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`): Linux lets no process map memory into another one,
+//!   or run a thread of it, without the other's help. A job of another process can be killed and waited for; nothing can be
+//!   made in it. The asynchronous waits and bells of a port end with the last handle to it in the process that made them.
+//! * A packet of an asynchronous wait is made when a thread waits for one: what is over by then, as a message that somebody
+//!   has read, makes none.
 //! * User signals of objects other than channels, events, eventpairs, FIFOs and sockets are seen within one process. The first
-//!   one to a channel's peer may make that look readable once. `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what
-//!   one process knows.
+//!   one to a channel's peer may make that look readable once, if nobody waits for user signals there.
+//! * `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
 //! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket
 //!   when its process is killed is lost.
 //! * Closing a handle does not end a `zx_object_wait_one` or `wait_many` that another thread makes with it.
@@ -60,6 +63,7 @@ pub mod linux;
 mod object;
 mod pair_signals;
 mod port;
+mod port_sharing;
 #[cfg(test)]
 mod port_test;
 mod resource;

@@ -32,7 +32,8 @@ pub fn process_self() -> Result<zx_handle_t> {
     crate::task::self_process()
 }
 
-/// A handle that stands for the calling thread. It has a koid and a name and can do nothing else.
+/// A handle that stands for the calling thread. It has a koid and a name, and `ZX_THREAD_TERMINATED` when the thread has
+/// ended, from Linux 6.9 on; nothing can be done to the thread.
 pub fn thread_self() -> Result<zx_handle_t> {
     crate::task::self_thread()
 }

@@ -145,6 +145,7 @@ impl Object {
             Kind::Job(job) => job.sources(interest),
             Kind::Process(process) => process.sources(interest),
             Kind::Socket(socket) => socket.sources(interest)?,
+            Kind::Thread(thread) => thread.sources(interest),
             Kind::Timer(timer) => timer.sources(interest),
             _ => [None, None],
         })
@@ -169,12 +170,17 @@ impl Object {
     /// The signals, given what the first source reported.
     pub(crate) fn signals_given(&self, revents: PollFlags) -> zx_signals_t {
         let object = match &self.kind {
+            Kind::Channel(channel) if channel.may_be_mistaken(revents) => {
+                self.look_for_user_signals(channel);
+                channel.signals(channel.poll_again().unwrap_or(revents))
+            }
             Kind::Channel(channel) => channel.signals(revents),
             Kind::Event(event) => event.signals(),
             Kind::Fifo(fifo) => fifo.signals(),
             Kind::Job(job) => job.signals(revents),
             Kind::Process(process) => process.signals(revents),
             Kind::Socket(socket) => socket.signals(revents),
+            Kind::Thread(thread) => thread.signals(revents),
             Kind::Timer(timer) => timer.signals(revents),
             Kind::Vmo(vmo) => vmo.signals(),
             _ => 0,
@@ -314,6 +320,9 @@ impl Object {
                 self.remove_waiters(|waiter| matches!(waiter, Waiter::Port { .. }));
             }
         }
+        if let (true, Kind::Port(port)) = (last, &self.kind) {
+            port.retire();
+        }
         last
     }
 
@@ -321,7 +330,6 @@ impl Object {
     pub(crate) fn retire(&self) {
         match &self.kind {
             Kind::Channel(channel) => channel.retire(),
-            Kind::Port(port) => port.retire(),
             Kind::Vcpu(vcpu) => vcpu.retire(),
             _ => {}
         }

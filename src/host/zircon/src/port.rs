@@ -8,9 +8,10 @@ use crate::event::Snapshot;
 use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
 use crate::object::{Kind, Object, Source, Waiter, lock, ring};
+use crate::port_sharing::Sharing;
 use crate::rights;
 use crate::status::{
-    CANCELED, INVALID_ARGS, NOT_FOUND, Result, SHOULD_WAIT, TIMED_OUT, answer, out,
+    CANCELED, INVALID_ARGS, NO_RESOURCES, NOT_FOUND, Result, SHOULD_WAIT, TIMED_OUT, answer, out,
 };
 use crate::system::{now, until};
 use fuchsia_zircon_types::*;
@@ -20,7 +21,7 @@ use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Packets of `zx_port_queue` that may wait in one port; the number is Zircon's.
 const MAX_USER_PACKETS: usize = 2048;
@@ -82,6 +83,12 @@ struct State {
     next_bell: u32,
     /// Threads that are in `epoll_wait` or on the way to it.
     sleepers: u32,
+    /// Wakes all threads that slept when it was made; and how many of them still do.
+    alarm: Option<(OwnedFd, u32)>,
+    /// How many alarms there have been.
+    alarms: u32,
+    /// Whether a thread sends packets on to the processes that share the port.
+    forwarded: bool,
     closed: bool,
 }
 
@@ -92,6 +99,8 @@ pub(crate) struct Port {
     state: Mutex<State>,
     /// Registrations to look at again.
     later: Mutex<Vec<u32>>,
+    /// Where the packets are once the port was sent, or if it came from another process.
+    sharing: OnceLock<Sharing>,
 }
 
 fn epoll_flags(events: PollFlags, mode: EventFlags) -> EventFlags {
@@ -103,6 +112,16 @@ impl State {
         self.queue.push_back(Queued { packet, source });
         if self.sleepers > 0 {
             ring(wake);
+        }
+    }
+
+    /// A thread is awake that went to sleep after so many alarms.
+    fn left(&mut self, alarms: u32) {
+        if let Some((_, sleepers)) = self.alarm.as_mut().filter(|_| alarms != self.alarms) {
+            *sleepers -= 1;
+            if *sleepers == 0 {
+                self.alarm = None;
+            }
         }
     }
 
@@ -120,16 +139,86 @@ impl State {
 }
 
 impl Port {
+    /// A port that another process sent.
+    pub(crate) fn shared(sharing: Sharing) -> Result<Port> {
+        Ok(Port { sharing: OnceLock::from(sharing), ..Port::new()? })
+    }
+
+    /// What a message carries for this port, whose object is `this`. From now on its packets are with all who have it.
+    pub(crate) fn share(&self, this: &Arc<Object>) -> Result<&Sharing> {
+        let mut state = lock(&self.state);
+        if self.sharing.get().is_none() {
+            let sharing = Sharing::new()?;
+            while let Some(queued) = state.queue.front()
+                && sharing.queue(&queued.packet).is_ok()
+            {
+                state.pop(&self.wake);
+            }
+            // Nobody else sets it: this is under the lock.
+            let _ = self.sharing.set(sharing);
+            self.forward(&mut state, this)?;
+            // Who waits here has to wait there.
+            self.wake_all(&mut state)?;
+        }
+        self.sharing.get().ok_or(NO_RESOURCES)
+    }
+
+    /// Has a thread send packets on if the port is shared, this process has handles to it, and there is anything that makes
+    /// packets.
+    fn forward(&self, state: &mut State, this: &Arc<Object>) -> Result<()> {
+        let quiet =
+            state.queue.is_empty() && state.registrations.is_empty() && state.bells.is_empty();
+        // Without a handle in this process there are no waits, but there may be packets that found no room yet.
+        let done = state.closed && state.queue.is_empty();
+        if self.sharing.get().is_none() || state.forwarded || quiet || done {
+            return Ok(());
+        }
+        let object = this.clone();
+        let forward = move || {
+            let Ok(port) = object.port() else { return };
+            let Some(sharing) = port.sharing.get() else { return };
+            // Until the last handle of this process is closed.
+            while let Ok(packet) = port.wait_here(ZX_TIME_INFINITE, true)
+                && sharing.queue_patiently(&packet).is_ok()
+            {}
+        };
+        let builder = std::thread::Builder::new().name("zx-port".into());
+        builder.spawn(forward).map_err(|_| NO_RESOURCES)?;
+        state.forwarded = true;
+        Ok(())
+    }
+
+    /// Makes all threads that are in `epoll_wait` look again, which an edge does not: it is one thread's.
+    fn wake_all(&self, state: &mut State) -> Result<()> {
+        if state.sleepers > 0 {
+            let alarm = eventfd(1, EventfdFlags::CLOEXEC)?;
+            epoll::add(&self.epoll, &alarm, EventData::new_u64(WAKE), EventFlags::IN)?;
+            state.alarm = Some((alarm, state.sleepers));
+            state.alarms += 1;
+        }
+        Ok(())
+    }
+
     fn new() -> Result<Port> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
-        Ok(Port { epoll, wake, state: Mutex::default(), later: Mutex::default() })
+        Ok(Port {
+            epoll,
+            wake,
+            state: Mutex::default(),
+            later: Mutex::default(),
+            sharing: OnceLock::new(),
+        })
     }
 
     /// `zx_port_queue`.
     fn queue(&self, packet: zx_port_packet_t) -> Result<()> {
         let mut state = lock(&self.state);
+        // What is still on its way from here to there comes first.
+        if let Some(sharing) = self.sharing.get().filter(|_| state.user_packets == 0) {
+            return sharing.queue(&packet);
+        }
         if state.user_packets >= MAX_USER_PACKETS {
             return Err(SHOULD_WAIT);
         }
@@ -140,10 +229,21 @@ impl Port {
 
     /// `zx_port_wait`.
     fn wait(&self, deadline: zx_time_t) -> Result<zx_port_packet_t> {
+        self.wait_here(deadline, false)
+    }
+
+    /// Waits for what this process makes packets of; unless `forwarding`, only as long as the port is not shared.
+    fn wait_here(&self, deadline: zx_time_t, forwarding: bool) -> Result<zx_port_packet_t> {
         let mut events = [MaybeUninit::<Event>::uninit(); BATCH];
         loop {
-            {
+            if let Some(sharing) = self.sharing.get().filter(|_| !forwarding) {
+                return sharing.wait(deadline);
+            }
+            let alarms = {
                 let mut state = lock(&self.state);
+                if !forwarding && self.sharing.get().is_some() {
+                    continue;
+                }
                 if let Some(packet) = state.pop(&self.wake) {
                     return Ok(packet);
                 }
@@ -151,11 +251,13 @@ impl Port {
                     return Err(CANCELED);
                 }
                 state.sleepers += 1;
-            }
+                state.alarms
+            };
             let timeout = until(deadline);
             let ready = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref());
             let mut state = lock(&self.state);
             state.sleepers -= 1;
+            state.left(alarms);
             let expired = match ready {
                 Ok((events, _)) => {
                     for event in &*events {
@@ -347,6 +449,7 @@ impl Port {
         let writable =
             matches!(object.kind, Kind::Channel(_)) && signals & ZX_CHANNEL_WRITABLE != 0;
         let armed = self.arm(&mut state, number, object, false);
+        self.forward(&mut state, this)?;
         if !edge {
             let current = if writable || !armed {
                 object.signals(signals)?
@@ -408,8 +511,8 @@ impl Port {
         if found { Ok(()) } else { Err(NOT_FOUND) }
     }
 
-    /// Adds a bell; its rings become packets of this port until the port is closed.
-    pub(crate) fn add_bell(&self, bell: BellSource) -> Result<()> {
+    /// Adds a bell; its rings become packets of this port, whose object is `this`, until this process closes it.
+    pub(crate) fn add_bell(&self, this: &Arc<Object>, bell: BellSource) -> Result<()> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(CANCELED);
@@ -421,7 +524,7 @@ impl Port {
         // What rang before the bell was in the set.
         bell.take(|packet| state.push(&self.wake, packet, ZX_HANDLE_INVALID));
         state.bells.insert(number, bell);
-        Ok(())
+        self.forward(&mut state, this)
     }
 
     /// The last handle is gone: bells learn it, waiting threads return.
@@ -431,8 +534,12 @@ impl Port {
         for bell in std::mem::take(&mut state.bells).into_values() {
             let _ = epoll::delete(&self.epoll, bell.fd());
         }
-        for _ in 0..state.sleepers {
-            ring(&self.wake);
+        // Without an alarm they would learn it from the next packet, which will not come.
+        if self.wake_all(&mut state).is_err() {
+            (0..state.sleepers).for_each(|_| ring(&self.wake));
+        }
+        if let Some(sharing) = self.sharing.get() {
+            sharing.close();
         }
     }
 }
@@ -507,7 +614,9 @@ pub(crate) fn wait_async(
     port.observe(&port_held, &held, Observer { handle, key, signals, timestamp, snapshot, edge })
 }
 
-/// See the Zircon documentation of `zx_port_create`. A port handle cannot be sent to another process.
+/// See the Zircon documentation of `zx_port_create`. Asynchronous waits and bells belong to the process that made them: they
+/// end when that has closed, or sent away, its last handle to the port. A port that was sent has room for some hundreds of
+/// packets, and `zx_port_cancel` does not find what is on its way to the other processes.
 ///
 /// # Safety
 /// `out_handle` is null or valid for writing.

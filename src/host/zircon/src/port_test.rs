@@ -259,3 +259,97 @@ fn user_signals_of_other_objects_work_within_the_process() {
     assert_ne!(waiter.join().unwrap() & ZX_USER_SIGNAL_1, 0);
     [a, b, port].into_iter().for_each(close);
 }
+
+/// Another handle to the port, as if it came from another process.
+fn shared(port: zx_handle_t) -> zx_handle_t {
+    let mut copy = 0;
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_handle_duplicate(port, ZX_RIGHT_SAME_RIGHTS, &mut copy) }, ZX_OK);
+    let (here, there) = channel();
+    write(here, b"", &[copy]).unwrap();
+    let (_, handles) = read(there).unwrap();
+    [here, there].into_iter().for_each(close);
+    assert_eq!(basic_info(handles[0]).koid, basic_info(port).koid);
+    handles[0]
+}
+
+#[test]
+fn a_port_that_was_sent_is_one_port() {
+    let (here, event) = (port(), event());
+    assert_eq!((queue(here, 1), queue(here, 2)), (ZX_OK, ZX_OK));
+    wait_async(event, here, 10, ZX_USER_SIGNAL_0, 0);
+    let there = shared(here);
+    assert_eq!((queue(there, 3), queue(here, 4)), (ZX_OK, ZX_OK));
+    assert_eq!([here, there, here, there].map(|port| packet(port).key), [1, 2, 3, 4]);
+    // Waits from before and after, of either side, for whoever asks.
+    wait_async(event, here, 11, ZX_USER_SIGNAL_1, 0);
+    wait_async(event, there, 12, ZX_USER_SIGNAL_2, 0);
+    for (signal_bit, key) in
+        [(ZX_USER_SIGNAL_0, 10), (ZX_USER_SIGNAL_2, 12), (ZX_USER_SIGNAL_1, 11)]
+    {
+        signal(event, 0, signal_bit);
+        let packet = packet(if key == 12 { here } else { there });
+        assert_eq!((packet.key, observed(&packet) & signal_bit), (key, signal_bit));
+    }
+    wait_async(event, there, 13, ZX_USER_SIGNAL_3, 0);
+    assert_eq!(cancel(there, event, 13), ZX_OK);
+    assert_eq!(packet_until(here, soon()), Err(ZX_ERR_TIMED_OUT));
+    // The one that is left goes on.
+    close(here);
+    assert_eq!(queue(there, 5), ZX_OK);
+    assert_eq!(packet(there).key, 5);
+    [there, event].into_iter().for_each(close);
+}
+
+#[test]
+fn threads_that_wait_when_a_port_is_sent_get_its_packets() {
+    let here = port();
+    let threads: Vec<_> = (0..4).map(|_| thread::spawn(move || packet(here).key)).collect();
+    let there = shared(here);
+    (0..4).for_each(|key| assert_eq!(queue(there, key), ZX_OK));
+    let mut keys: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [0, 1, 2, 3]);
+    [here, there].into_iter().for_each(close);
+}
+
+#[test]
+fn threads_return_when_the_last_handle_is_closed() {
+    for sent in [false, true] {
+        let here = port();
+        let there = sent.then(|| shared(here));
+        let waiting = std::sync::Arc::new(std::sync::Barrier::new(5));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let waiting = waiting.clone();
+                thread::spawn(move || {
+                    waiting.wait();
+                    packet_until(here, ZX_TIME_INFINITE).unwrap_err()
+                })
+            })
+            .collect();
+        waiting.wait();
+        close(here);
+        for thread in threads {
+            // Who came too late finds no handle.
+            assert!(matches!(thread.join().unwrap(), ZX_ERR_CANCELED | ZX_ERR_BAD_HANDLE));
+        }
+        there.into_iter().for_each(close);
+    }
+}
+
+#[test]
+fn what_a_port_that_was_sent_holds_is_bounded_and_not_lost() {
+    let here = port();
+    let before = (0..).take_while(|&key| queue(here, key) == ZX_OK).count() as u64;
+    // The only handle, so that nobody here is left to send on what has no room yet but the port itself.
+    let (near, far) = channel();
+    write(near, b"", &[here]).unwrap();
+    let there = read(far).unwrap().1[0];
+    (0..before).for_each(|key| assert_eq!(packet(there).key, key));
+    let after = (0..).take_while(|&key| queue(there, key) == ZX_OK).count() as u64;
+    assert!(after >= 100, "{after}");
+    (0..after).for_each(|key| assert_eq!(packet(there).key, key));
+    assert_eq!(packet_until(there, 0), Err(ZX_ERR_TIMED_OUT));
+    [near, far, there].into_iter().for_each(close);
+}

@@ -9,10 +9,12 @@ use crate::fifo::Fifo;
 use crate::guest::Guest;
 use crate::handle_table::Held;
 use crate::object::{Kind, Object};
+use crate::port::Port;
+use crate::port_sharing::Sharing;
 use crate::resource::Resource;
 use crate::socket::Socket;
 use crate::status::{IO_DATA_INTEGRITY, Result};
-use crate::task::{Job, Process};
+use crate::task::{Job, Process, Thread};
 use crate::timer::Timer;
 use crate::vmo::Vmo;
 use fuchsia_zircon_types::*;
@@ -54,7 +56,7 @@ pub(crate) struct Export<'a> {
 
 /// Whether handles to this object can be sent at all.
 pub(crate) fn is_transferable(object: &Object) -> bool {
-    !matches!(object.kind, Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_))
+    !matches!(object.kind, Kind::Vcpu(_) | Kind::Vmar(_))
 }
 
 impl<'a> Export<'a> {
@@ -86,6 +88,10 @@ impl<'a> Export<'a> {
             }
             Kind::Guest(guest) => fds.push(Fd::Owned(guest.control_for_transfer()?)),
             Kind::Job(job) => fds.push(Fd::Owned(job.control_for_transfer(&held.object)?)),
+            Kind::Port(port) => {
+                let sharing = port.share(&held.object).map_err(|_| Errno::MFILE)?;
+                fds.extend(sharing.fds().map(Fd::Borrowed));
+            }
             Kind::Process(process) => {
                 fds.push(Fd::Borrowed(process.fd()));
                 extra[0] = process.pid().into();
@@ -97,15 +103,14 @@ impl<'a> Export<'a> {
                 fds.extend(signals.into_iter().flatten().map(Fd::Borrowed));
                 (extra, flags) = socket.to_wire();
             }
+            Kind::Thread(thread) => fds.extend(thread.fd().map(Fd::Borrowed)),
             Kind::Timer(timer) => fds.push(Fd::Borrowed(timer.fd())),
             Kind::Vmo(vmo) => {
                 fds.push(Fd::Borrowed(vmo.fd()));
                 (extra, flags) = vmo.to_wire();
             }
             // Kept out of messages by `is_transferable`.
-            Kind::Port(_) | Kind::Thread(_) | Kind::Vcpu(_) | Kind::Vmar(_) => {
-                return Err(Errno::OPNOTSUPP);
-            }
+            Kind::Vcpu(_) | Kind::Vmar(_) => return Err(Errno::OPNOTSUPP),
         }
         let descriptor = Descriptor {
             koid: object.koid,
@@ -153,12 +158,16 @@ pub(crate) fn import(
         ZX_OBJ_TYPE_FIFO => Kind::Fifo(Fifo::from_wire([next()?, next()?, next()?], extra)?),
         ZX_OBJ_TYPE_GUEST => Kind::Guest(Guest::from_control(next()?)),
         ZX_OBJ_TYPE_JOB => Kind::Job(Job::from_control(next()?)),
+        ZX_OBJ_TYPE_PORT => Kind::Port(Port::shared(Sharing::from_fds([next()?, next()?])?)?),
         ZX_OBJ_TYPE_PROCESS => {
             let pid = u32::try_from(extra[0]).map_err(|_| IO_DATA_INTEGRITY)?;
             Kind::Process(Process::from_fd(next()?, pid))
         }
         ZX_OBJ_TYPE_RESOURCE => Kind::Resource(Resource::from_wire(extra, flags)?),
         ZX_OBJ_TYPE_SOCKET => Kind::Socket(Socket::from_wire(next()?, extra, flags, next)?),
+        ZX_OBJ_TYPE_THREAD => {
+            Kind::Thread(Thread::from_fd((descriptor.fds > 0).then(&mut next).transpose()?))
+        }
         ZX_OBJ_TYPE_TIMER => Kind::Timer(Timer::from_fd(next()?)),
         ZX_OBJ_TYPE_VMO => Kind::Vmo(Vmo::from_wire(next()?, extra, flags)?),
         _ => return Err(IO_DATA_INTEGRITY),

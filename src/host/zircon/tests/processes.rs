@@ -27,7 +27,7 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 16] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
@@ -36,6 +36,8 @@ fn main() {
         ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
         ("signals_cross_processes", signals_cross_processes),
         ("channel_user_signals_cross_processes", channel_user_signals_cross_processes),
+        ("ports_cross_processes", ports_cross_processes),
+        ("thread_handles_cross_processes", thread_handles_cross_processes),
         ("calls_cross_processes", calls_cross_processes),
         ("fifos_cross_processes", fifos_cross_processes),
         (
@@ -235,6 +237,63 @@ fn channel_user_signals_cross_processes() {
     wait(near, ZX_CHANNEL_PEER_CLOSED);
     assert_eq!(signal_peer(near, ZX_USER_SIGNAL_0), Err(ZX_ERR_PEER_CLOSED));
     [near, here, process, port].into_iter().for_each(close);
+}
+
+fn ports_cross_processes() {
+    let (near, far) = channel();
+    let port = port();
+    let process = spawn("port", vec![(USER, far), (USER | 1 << 16, duplicate(port))]);
+    let packet = next_packet(port);
+    assert_eq!((packet.key, packet.packet_type), (1, zx_packet_type_t::ZX_PKT_TYPE_USER));
+    // An asynchronous wait over there, and one here.
+    signal_peer(near, ZX_USER_SIGNAL_1).unwrap();
+    let packet = next_packet(port);
+    assert_eq!((packet.key, packet.packet_type), (2, zx_packet_type_t::ZX_PKT_TYPE_SIGNAL_ONE));
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_object_wait_async(near, port, 3, ZX_USER_SIGNAL_0, 0) }, ZX_OK);
+    write(near, b"wait", &[]);
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_object_signal(near, 0, ZX_USER_SIGNAL_0) }, ZX_OK);
+    assert_eq!(read_when_ready(near).0, 3_u64.to_ne_bytes());
+    // What a killed process leaves is a port that works.
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
+    wait(process, ZX_PROCESS_TERMINATED);
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_port_queue(port, &zx_port_packet_t::default()) }, ZX_OK);
+    assert_eq!(next_packet(port).key, 0);
+    [near, process, port].into_iter().for_each(close);
+}
+
+fn thread_handles_cross_processes() {
+    let (near, far) = channel();
+    let process = spawn("echo", vec![(USER, far)]);
+    read_when_ready(near);
+    let (ours, theirs) = channel();
+    let thread = std::thread::spawn(move || {
+        let thread = linux::thread_self().unwrap();
+        write(theirs, b"", &[thread]);
+        let again = linux::thread_self().unwrap();
+        let terminated = signals(again) & ZX_THREAD_TERMINATED;
+        close(again);
+        wait(theirs, ZX_CHANNEL_PEER_CLOSED);
+        close(theirs);
+        terminated
+    });
+    let (_, handles) = read_when_ready(ours);
+    write(near, b"", &handles);
+    let (_, handles) = read_when_ready(near);
+    let seen = signals(handles[0]);
+    close(ours);
+    assert_eq!((thread.join().unwrap(), seen & ZX_THREAD_TERMINATED), (0, 0));
+    // Linux before 6.9 does not tell.
+    if linux_has_thread_pidfds() {
+        wait(handles[0], ZX_THREAD_TERMINATED);
+    }
+    close(handles[0]);
+    close(near);
+    wait(process, ZX_PROCESS_TERMINATED);
+    close(process);
 }
 
 fn calls_cross_processes() {

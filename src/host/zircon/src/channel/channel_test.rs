@@ -117,9 +117,9 @@ fn a_failed_write_consumes_its_handles() {
     let too_many: Vec<_> = (0..65).map(|_| event()).collect();
     assert_eq!(write(a, b"", &too_many), Err(ZX_ERR_OUT_OF_RANGE));
     assert!(too_many.iter().all(|&handle| !handle_table::is_valid(handle)));
-    let (good, port) = (event(), port());
-    assert_eq!(write(a, b"", &[good, port]), Err(ZX_ERR_NOT_SUPPORTED));
-    assert!(!handle_table::is_valid(good) && !handle_table::is_valid(port));
+    let (good, vmar) = (event(), linux::vmar_root_self().unwrap());
+    assert_eq!(write(a, b"", &[good, vmar]), Err(ZX_ERR_NOT_SUPPORTED));
+    assert!(!handle_table::is_valid(good) && !handle_table::is_valid(vmar));
     let good = event();
     assert_eq!(write(a, b"", &[good, 0xdead_beef]), Err(ZX_ERR_BAD_HANDLE));
     assert!(!handle_table::is_valid(good));

@@ -142,8 +142,8 @@ fn write(
 }
 
 /// See the Zircon documentation of `zx_channel_write`. Gives `ZX_ERR_SHOULD_WAIT` when 3500 messages wait because the
-/// peer does not read; Zircon kills a process that lets it come to that. Handles of ports, threads, vCPUs and VMARs cannot
-/// be sent: `ZX_ERR_NOT_SUPPORTED`.
+/// peer does not read; Zircon kills a process that lets it come to that. Handles of vCPUs and VMARs cannot be sent:
+/// `ZX_ERR_NOT_SUPPORTED`.
 ///
 /// # Safety
 /// `wr_bytes` and `handles` are valid for reading as many items as they are said to have.

@@ -147,6 +147,20 @@ impl Channel {
         epoll::modify(watch, self.fd(), EventData::new_u64(0), edge).is_ok()
     }
 
+    /// Whether what is in the socket may be a control message, as far as this process can know: it waits for one.
+    pub(crate) fn may_be_mistaken(&self, revents: PollFlags) -> bool {
+        revents.contains(PollFlags::IN)
+            && self.user.watch.get().is_some()
+            && self.user.own.get().is_none()
+    }
+
+    /// The state of the socket after control messages were taken out.
+    pub(crate) fn poll_again(&self) -> Result<PollFlags> {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+        poll_now(&mut fds)?;
+        Ok(fds[0].revents())
+    }
+
     pub(super) fn user_signals(&self) -> zx_signals_t {
         self.user.load()
     }

@@ -113,6 +113,23 @@ fn they_overtake_messages_and_disturb_no_reader() {
 }
 
 #[test]
+fn where_user_signals_are_waited_for_nobody_takes_them_for_messages() {
+    let (a, b) = channel();
+    let (port, others) = (port(), port());
+    wait_async(b, others, 1, ZX_USER_SIGNAL_0, 0);
+    wait_async(b, port, 2, ZX_CHANNEL_READABLE, 0);
+    signal_peer(a, 0, ZX_USER_SIGNAL_0);
+    let none = wait_until(b, ZX_CHANNEL_READABLE, soon()).map_err(|(status, _)| status);
+    assert_eq!(none, Err(ZX_ERR_TIMED_OUT));
+    assert_eq!(packet_until(port, soon()), Err(ZX_ERR_TIMED_OUT));
+    assert_eq!(packet(others).key, 1);
+    write(a, b"x", &[]).unwrap();
+    assert_eq!(packet(port).key, 2);
+    assert_eq!(read(b).unwrap().0, b"x");
+    [a, b, port, others].into_iter().for_each(close);
+}
+
+#[test]
 fn readers_pass_over_what_brings_them() {
     for sizes in [(65536, 64), (8, 0)] {
         let (a, b) = channel();

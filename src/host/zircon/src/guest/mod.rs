@@ -105,8 +105,8 @@ impl Guest {
         Guest::Other(control)
     }
 
-    fn set_bell(&self, addr: u64, size: usize, port: &Object, key: u64) -> Result<()> {
-        let port = port.port()?;
+    fn set_bell(&self, addr: u64, size: usize, this: &Arc<Object>, key: u64) -> Result<()> {
+        let port = this.port()?;
         let (source, ringer) = new_bell(key, addr, size)?;
         match self {
             Guest::Own { guest, .. } => install_bell(guest, addr, size, ringer, |_| Ok(()))?,
@@ -117,7 +117,7 @@ impl Guest {
                 source.registered()?;
             }
         }
-        port.add_bell(source)
+        port.add_bell(this, source)
     }
 
     fn set_trap(&self, kind: TrapKind, addr: u64, size: usize, key: u64) -> Result<()> {

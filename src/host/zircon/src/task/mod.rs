@@ -9,27 +9,21 @@ mod process;
 mod spawn;
 mod spawner;
 mod startup;
+mod thread;
 
 pub(crate) use job::{Job, default_job};
 pub(crate) use process::{Process, self_process};
 pub use spawn::{Program, SpawnOptions, spawn};
 pub use startup::{STARTUP_FD_VARIABLE, StartupHandles, take_startup_handles};
+pub(crate) use thread::{Thread, self_thread};
 
 use crate::handle_table::{get, insert};
-use crate::object::{Kind, Object};
+use crate::object::Kind;
 use crate::rights;
-use crate::status::{INVALID_ARGS, Result, WRONG_TYPE, answer, out};
+use crate::status::{INVALID_ARGS, WRONG_TYPE, answer, out};
 use fuchsia_zircon_types::*;
 use std::io::Write;
 use std::time::{Duration, Instant};
-
-/// A thread; known by its koid only.
-pub(crate) struct Thread {}
-
-/// A handle that stands for the calling thread.
-pub(crate) fn self_thread() -> Result<zx_handle_t> {
-    insert(Object::new(Kind::Thread(Thread {})), rights::THREAD)
-}
 
 /// See the Zircon documentation of `zx_task_kill`. Killing a job also kills what its processes started; a child of a killed
 /// process that was started through this crate dies with it in any case.

@@ -179,11 +179,15 @@ pub(super) fn set_self_koid(koid: zx_koid_t) {
     let _ = SELF_KOID.set(koid);
 }
 
+pub(super) fn self_koid() -> zx_koid_t {
+    *SELF_KOID.get_or_init(crate::koid::allocate)
+}
+
 /// A handle to this process.
 pub(crate) fn self_process() -> Result<zx_handle_t> {
     let pid = rustix::process::getpid();
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let koid = *SELF_KOID.get_or_init(crate::koid::allocate);
+    let koid = self_koid();
     let process = Process::from_fd(pidfd, pid.as_raw_nonzero().get().unsigned_abs());
     crate::handle_table::insert(
         Object::with_koid(Kind::Process(process), koid, ZX_KOID_INVALID),

@@ -29,6 +29,7 @@ pub(crate) fn run(role: &str) {
         "signal" => signal(near, second),
         "fifo" => fifo(near, second),
         "answer" => answer(near),
+        "port" => port(near, second),
         "bells" => crate::guests::answer_bells(near, second),
         _ => panic!("no role {role}"),
     }
@@ -93,6 +94,18 @@ fn answer(near: zx_handle_t) {
             write(near, b"seen", &[]);
         }
     }
+}
+
+/// Puts two packets into a port, and tells the key of one that comes out.
+fn port(near: zx_handle_t, port: zx_handle_t) {
+    let packet = zx_port_packet_t { key: 1, ..Default::default() };
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_port_queue(port, &packet) }, ZX_OK);
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_object_wait_async(near, port, 2, ZX_USER_SIGNAL_1, 0) }, ZX_OK);
+    assert_eq!(read_when_ready(near).0, b"wait");
+    write(near, &next_packet(port).key.to_ne_bytes(), &[]);
+    hold(near);
 }
 
 /// Answers each number with the next one until it is signaled.

@@ -130,6 +130,14 @@ pub(crate) fn signal_peer(handle: zx_handle_t, set: zx_signals_t) -> Result<(), 
     }
 }
 
+/// Whether threads have descriptors that tell of their end, `PIDFD_THREAD`.
+pub(crate) fn linux_has_thread_pidfds() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next()) >= (6, 9)
+}
+
 /// A FIFO of this many 64-bit numbers.
 pub(crate) fn create_fifo(count: usize) -> (zx_handle_t, zx_handle_t) {
     let (mut first, mut second) = (0, 0);

@@ -1,34 +1,19 @@
-//! Disks as a guest has them: formats and modes, what each promises, and what is left after everything was killed.
-#![cfg(target_os = "linux")]
-#![expect(
-    clippy::await_holding_lock,
-    reason = "every test has a thread and an executor of its own"
-)]
+//! Disks as a guest has them: formats and modes, and what each promises. What happens to them when processes die, and what
+//! other programs find in their files, is in `durability.rs`.
 
-use enclosed_guest::{
-    ComponentProcess, EnclosedGuest, GuestKernel, Package, RunningGuest, environment, eventually,
-};
-use fidl_fuchsia_virtualization::{GuestConfig, GuestManagerMarker, GuestStatus};
+use enclosed_guest::{EnclosedGuest, GuestKernel, Package, environment};
+use fidl_fuchsia_virtualization::{GuestConfig, GuestStatus};
 use fuchsia_async as fasync;
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use qcow::{CreateOptions, Image, MemoryFile, Mode, NoBacking};
+use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Bytes of each block in the tests of modes, and how many there are.
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 32;
-/// The protocol of the guest's manager.
-const MANAGER: &str = "fuchsia.virtualization.DebianGuestManager";
 /// What image files hold that the guest is to read.
 const PATTERN: u8 = 0x5a;
-
-/// Processes are found by name, so there is one guest at a time.
-fn one_guest() -> MutexGuard<'static, ()> {
-    static ONE_GUEST: Mutex<()> = Mutex::new(());
-    ONE_GUEST.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A guest with these disks, in order, whose files `prepare` makes in the package.
 fn enclosed(disks: &[&str], prepare: impl Fn(&Path)) -> EnclosedGuest {
@@ -42,32 +27,37 @@ fn enclosed(disks: &[&str], prepare: impl Fn(&Path)) -> EnclosedGuest {
     enclosed
 }
 
-async fn start(enclosed: &EnclosedGuest) -> RunningGuest {
-    enclosed.start(GuestConfig::default()).await
-}
-
-fn run(program: &str, words: &[&str], directory: &Path) -> String {
-    let output = Command::new(program).args(words).current_dir(directory).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {words:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 fn raw(directory: &Path, name: &str) {
     fs::write(directory.join(name), vec![PATTERN; (BLOCK * BLOCKS) as usize]).unwrap();
 }
 
 /// A qcow2 image whose first half has clusters with the pattern, and whose second half has none.
 fn qcow(directory: &Path, name: &str) {
-    let half = BLOCK * BLOCKS / 2;
-    fs::write(directory.join("half"), vec![PATTERN; half as usize]).unwrap();
-    run("qemu-img", &["convert", "-q", "-f", "raw", "-O", "qcow2", "half", name], directory);
-    run("qemu-img", &["resize", "-q", name, &(2 * half).to_string()], directory);
+    let file = Arc::new(MemoryFile::default());
+    Image::create(&*file, &CreateOptions::new(BLOCK * BLOCKS)).unwrap();
+    let mut image = Image::open(file.clone(), Mode::ReadWrite, &mut NoBacking).unwrap();
+    image.write_at(&vec![PATTERN; (BLOCK * BLOCKS / 2) as usize], 0).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    fs::write(directory.join(name), file.contents()).unwrap();
+}
+
+/// One block of an image of either format.
+fn read_block(directory: &Path, name: &str, block: u64) -> Vec<u8> {
+    let contents = fs::read(directory.join(name)).unwrap();
+    let mut bytes = vec![0; BLOCK as usize];
+    if name.starts_with("qcow") {
+        let file = Arc::new(MemoryFile::new(contents));
+        let mut image = Image::open(file, Mode::ReadOnly, &mut NoBacking).unwrap();
+        image.read_at(&mut bytes, block * BLOCK).unwrap();
+    } else {
+        bytes.copy_from_slice(&contents[(block * BLOCK) as usize..][..BLOCK as usize]);
+    }
+    bytes
 }
 
 #[fasync::run_singlethreaded(test)]
 async fn modes_and_formats() {
-    let _one = one_guest();
     let names = ["raw_rw", "raw_ro", "raw_volatile", "qcow_ro", "qcow_volatile", "qcow_rw"];
     let disks = names.map(|name| {
         let (format, mode) = name.split_once('_').unwrap();
@@ -79,7 +69,7 @@ async fn modes_and_formats() {
         }
     });
     let before = names.map(|name| fs::read(enclosed.data().join(name)).unwrap());
-    let mut guest = start(&enclosed).await;
+    let mut guest = enclosed.start(GuestConfig::default()).await;
     let console = &mut guest.console;
     console.run("yes w | tr -d '\\n' | head -c 4096 > /tmp/block").await;
     for (name, disk) in names.iter().zip('a'..) {
@@ -148,84 +138,13 @@ async fn modes_and_formats() {
         let path = enclosed.data().join(name);
         let is_same = fs::read(&path).unwrap() == before;
         assert_eq!(is_same, !name.ends_with("rw"), "{name}");
-        if name.starts_with("qcow") {
-            run("qemu-img", &["check", "-q", name], enclosed.data());
+    }
+    for name in ["raw_rw", "qcow_rw"] {
+        for block in [2, BLOCKS - 2] {
+            let bytes = read_block(enclosed.data(), name, block);
+            let expected = if block == 2 { 0 } else { b'w' };
+            assert!(bytes.iter().all(|byte| *byte == expected), "{name}, block {block}");
         }
     }
-    let written = File::open(enclosed.data().join("raw_rw")).unwrap();
-    let mut block = [0; BLOCK as usize];
-    written.read_exact_at(&mut block, (BLOCKS - 2) * BLOCK).unwrap();
-    assert!(block.iter().all(|byte| *byte == b'w'));
-    run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", "qcow_rw", "out"], enclosed.data());
-    let out = File::open(enclosed.data().join("out")).unwrap();
-    out.read_exact_at(&mut block, (BLOCKS - 2) * BLOCK).unwrap();
-    assert!(block.iter().all(|byte| *byte == b'w'));
     enclosed.destroy().await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn discarded_blocks_are_the_hosts_again() {
-    let _one = one_guest();
-    let enclosed = enclosed(&["data/disk,rw,file"], |data| {
-        fs::write(data.join("disk"), vec![PATTERN; 8 << 20]).unwrap();
-    });
-    let disk = enclosed.data().join("disk");
-    let before = fs::metadata(&disk).unwrap().blocks();
-    let mut guest = start(&enclosed).await;
-    guest.console.run("probe discard /dev/vda 1048576 4194304; sync").await;
-    let after = fs::metadata(&disk).unwrap().blocks();
-    assert!(after <= before - (4 << 20) / 512, "{before} blocks, then {after}");
-    enclosed.destroy().await;
-}
-
-/// Writes files in the guest, syncs, kills every process of it, and finds the files in the next boot.
-async fn survives(disk: &str, prepare: impl Fn(&Path)) {
-    let _one = one_guest();
-    let mut enclosed = enclosed(&[disk], prepare);
-    let mut guest = start(&enclosed).await;
-    let console = &mut guest.console;
-    console.run("mount -t ext4 /dev/vda /mnt").await;
-    console
-        .run("for i in 1 2 3 4 5 6 7 8; do head -c 500000 /dev/urandom > /mnt/file$i; done")
-        .await;
-    let sums = console.run("cd /mnt; sha256sum file* | tee sums; sync").await;
-    // What is written from here on may be there or not.
-    console.run("(while true; do head -c 100000 /dev/urandom > /mnt/later; done) &").await;
-    for name in ["virtio_block", "vmm", "guest_manager"] {
-        ComponentProcess::of(name).kill();
-    }
-    drop(guest);
-    enclosed.manager = eventually("another manager", async || {
-        let manager = enclosed.realm().connect_to_named_protocol::<GuestManagerMarker>(MANAGER);
-        manager.get_info().await.ok().map(|_| manager)
-    })
-    .await;
-    let mut guest = start(&enclosed).await;
-    guest.console.run("mount -t ext4 /dev/vda /mnt").await;
-    assert_eq!(guest.console.run("cd /mnt; sha256sum file*").await, sums);
-    guest.console.run("cd /mnt; sha256sum -c sums; rm later; cd /; umount /mnt").await;
-    enclosed.destroy().await;
-}
-
-fn file_system(directory: &Path, name: &str) {
-    File::create(directory.join(name)).unwrap().set_len(64 << 20).unwrap();
-    run("mke2fs", &["-q", "-t", "ext4", name], directory);
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn a_synced_file_survives_on_a_raw_disk() {
-    survives("data/disk,rw,file", |data| file_system(data, "disk")).await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn a_synced_file_survives_on_an_overlay() {
-    survives("data/overlay,rw,qcow", |data| {
-        file_system(data, "base");
-        run(
-            "qemu-img",
-            &["create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "overlay"],
-            data,
-        );
-    })
-    .await;
 }

@@ -1,6 +1,9 @@
 //! `BUILD.gn` against the tree: every source is listed, every listed file exists; and `gn` understands it, with stubs in
-//! place of Fuchsia's templates that take what those take and no more.
+//! place of Fuchsia's templates that take what those take and no more; every suite with guests is a package for the
+//! emulator, with a manifest that holds together. Only for the host, where the tree and `gn` are.
+#![cfg(target_os = "linux")]
 
+use component_manager::cml::{self, Includes};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -16,6 +19,10 @@ const STUBS: &[(&str, &str)] = &[
         set_default_toolchain("//build/toolchain:default")
         # As in Fuchsia's, for what runs on the machine that builds.
         host_toolchain = "//build/toolchain:host"
+        if (current_os == "") {
+          current_os = "fuchsia"
+        }
+        is_fuchsia = current_os == "fuchsia"
         "#,
     ),
     (
@@ -30,6 +37,9 @@ const STUBS: &[(&str, &str)] = &[
           }
         }
         toolchain("host") {
+          toolchain_args = {
+            current_os = "linux"
+          }
           tool("stamp") {
             command = "touch {{output}}"
           }
@@ -159,6 +169,14 @@ const STUBS: &[(&str, &str)] = &[
         "build/components.gni",
         r#"
         import("//build/stub.gni")
+        guest_envs = []
+        template("resource") {
+          assert(defined(invoker.sources) && defined(invoker.outputs))
+          not_needed(invoker, [ "sources", "outputs" ])
+          stub(target_name) {
+            forward_variables_from(invoker, [ "deps", "testonly" ])
+          }
+        }
         template("fuchsia_component") {
           assert(defined(invoker.manifest))
           not_needed(invoker, [ "manifest", "component_name", "restricted_features" ])
@@ -231,7 +249,9 @@ fn build_gn_lists_every_source_and_nothing_else() {
     // do.
     found.retain(|path| !path.starts_with("tests/fuzz/") && !path.ends_with("/build.rs"));
     found.retain(|path| path != "fidl/bindings.rs");
-    let other = listed(&build, &[".cml", ".ld", ".s"]);
+    let mut other = listed(&build, &[".cfg", ".cml", ".ld", ".s"]);
+    // Paths in packages.
+    other.retain(|path| !path.starts_with("data/"));
     let listed = listed(&build, &[".rs", ".fidl"]);
     let missing: Vec<_> = found.difference(&listed).collect();
     assert!(missing.is_empty(), "not in BUILD.gn: {missing:#?}");
@@ -239,6 +259,89 @@ fn build_gn_lists_every_source_and_nothing_else() {
     assert!(stale.is_empty(), "in BUILD.gn and not in the tree: {stale:#?}");
     let stale: Vec<_> = other.iter().filter(|path| !root.join(path).is_file()).collect();
     assert!(!other.is_empty() && stale.is_empty(), "in BUILD.gn and not in the tree: {stale:#?}");
+}
+
+/// Fuchsia's shards that the suites include, as far as their own manifests build on them.
+const SHARDS: &[(&str, &str)] = &[
+    (
+        "src/sys/test_runners/rust/default.shard.cml",
+        r#"{
+            program: { runner: "rust_test_runner" },
+            use: [ { runner: "rust_test_runner" } ],
+            capabilities: [ { protocol: "fuchsia.test.Suite" } ],
+            expose: [ { protocol: "fuchsia.test.Suite", from: "self" } ],
+        }"#,
+    ),
+    (
+        "sys/component/realm_builder.shard.cml",
+        r##"{
+            children: [ { name: "realm_builder_server", url: "#meta/realm_builder_server.cm" } ],
+            collections: [ { name: "realm_builder", durability: "transient" } ],
+            use: [ { protocol: "fuchsia.component.Realm", from: "framework" } ],
+        }"##,
+    ),
+    ("sys/testing/system-test.shard.cml", r#"{ facets: { "fuchsia.test": { type: "system" } } }"#),
+];
+
+/// Shards beside the manifest, those of the Linux build in place of Fuchsia's, and [`SHARDS`].
+struct Tree<'a>(&'a Path);
+
+impl Includes for Tree<'_> {
+    fn load(&self, path: &str, from: &str) -> Option<(String, String)> {
+        let path = path.trim_start_matches('/');
+        let beside = Path::new(from).with_file_name(path);
+        for file in [self.0.join(beside), self.0.join("meta/linux/include").join(path)] {
+            if let Ok(text) = fs::read_to_string(&file) {
+                let name = file.strip_prefix(self.0).unwrap();
+                return Some((name.to_str().unwrap().to_owned(), text));
+            }
+        }
+        let (name, text) = SHARDS.iter().find(|(name, _)| *name == path)?;
+        Some(((*name).to_owned(), (*text).to_owned()))
+    }
+}
+
+/// The text between the braces of a target.
+fn target<'a>(build: &'a str, head: &str) -> &'a str {
+    let (_, rest) =
+        build.split_once(&format!("\n{head} {{\n")).unwrap_or_else(|| panic!("no {head}"));
+    rest.split_once("\n}\n").unwrap().0
+}
+
+#[test]
+fn every_suite_with_guests_is_a_package_for_the_emulator() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let build = fs::read_to_string(root.join("BUILD.gn")).unwrap();
+    let tests = target(&build, "group(\"tests\")");
+    let mut suites = Vec::new();
+    for entry in fs::read_dir(root.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".rs"))
+        else {
+            continue;
+        };
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.contains("use enclosed_guest::") || text.contains("#![cfg(target_os = \"linux\")]")
+        {
+            continue;
+        }
+        let package = target(&build, &format!("guest_suite(\"virtualization_{name}_tests\")"));
+        let manifest = format!("tests/meta/{name}.cml");
+        assert!(package.contains(&format!("manifest = \"{manifest}\"")), "{name}: {package}");
+        assert!(package.contains(&format!("\":guest_{name}_test\"")), "{name}: {package}");
+        let test = target(&build, &format!("rustc_test(\"guest_{name}_test\")"));
+        assert!(test.contains(&format!("source_root = \"tests/{name}.rs\"")), "{name}: {test}");
+        assert!(tests.contains(&format!("\":virtualization_{name}_tests\"")), "{name}: {tests}");
+        let text = fs::read_to_string(root.join(&manifest)).unwrap();
+        let decl = cml::compile(&manifest, &text, &Tree(root)).unwrap_or_else(|e| panic!("{e}"));
+        let program = decl.program.unwrap();
+        assert_eq!(program.str("binary"), Some(format!("bin/guest_{name}_test").as_str()));
+        assert!(decl.offers.len() > 4, "{name}: {:?}", decl.offers);
+        suites.push(name.to_owned());
+    }
+    for suite in ["balloon", "block", "core", "lifecycle", "net", "runner", "shutdown", "vsock"] {
+        assert!(suites.iter().any(|name| name == suite), "{suite} is not for Fuchsia: {suites:?}");
+    }
 }
 
 /// The crates of others that the workspace has, which are all that `BUILD.gn` may name.

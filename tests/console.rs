@@ -1,5 +1,4 @@
 //! The virtio console: a shell on it, and more bytes than anything holds at once, both ways.
-#![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestConsole, GuestKernel, RunningGuest, environment};
 use fidl_fuchsia_virtualization::GuestConfig;

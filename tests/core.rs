@@ -1,6 +1,5 @@
 //! The core suite: what any guest must be able to do. Its console, its CPUs, its memory, its clock and its random
 //! numbers, on each kernel.
-#![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestConsole, GuestKernel, environment};
 use fidl_fuchsia_virtualization::{GuestConfig, GuestStatus};

@@ -1,5 +1,4 @@
 //! The source of random numbers, as a guest reads it.
-#![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestKernel, environment};
 use fidl_fuchsia_virtualization::GuestConfig;

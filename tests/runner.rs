@@ -1,215 +1,249 @@
-//! The runner suite: the guest manager as the runner of its VMM. Whatever ends a process, the others learn of it, nothing
-//! of it is left, and the next launch works.
-#![cfg(target_os = "linux")]
+//! The runner suite: the guest manager as the runner of its VMM, asked by the test as the component manager asks it. What
+//! happens to the processes is in `runner_processes.rs`.
 
-use component_manager::builtin_package::MANIFESTS;
-use component_manager::manager::Ended;
-use component_manager::model::InstanceId;
-use component_manager::resolver::Embedded;
-use enclosed_guest::{EnclosedGuest, GuestKernel, environment, eventually};
-use fidl::endpoints::{Proxy as _, create_proxy};
+use enclosed_guest::{EnclosedGuest, GuestKernel, PATIENCE, environment};
+use fidl::endpoints::{ClientEnd, Proxy as _, create_endpoints, create_proxy};
 use fidl_fuchsia_component as fcomponent;
-use fidl_fuchsia_virtualization::{
-    GuestConfig, GuestError, GuestManagerError, GuestMarker, GuestStatus,
-};
-use fuchsia_async as fasync;
+use fidl_fuchsia_component_runner as fcrunner;
+use fidl_fuchsia_data as fdata;
+use fidl_fuchsia_io as fio;
+use fidl_fuchsia_virtualization::{GuestConfig, GuestLifecycleMarker, GuestLifecycleProxy};
+use fuchsia_async::{self as fasync, TimeoutExt as _};
+use fuchsia_component::client;
+use fuchsia_component::server::{ServiceFs, ServiceObj};
 use fuchsia_zircon as zx;
-use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeMap;
-use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use futures::StreamExt as _;
 
-/// One test at a time, so that the processes below this one are those of one realm.
-static EXCLUSIVE: Mutex<()> = Mutex::new(());
+/// `ZX_TASK_RETCODE_SYSCALL_KILL`: the exit code of a process that was killed.
+const KILLED: i64 = -1024;
 
-struct Fixture {
-    enclosed: EnclosedGuest,
-    _exclusive: MutexGuard<'static, ()>,
+fn enclosed() -> EnclosedGuest {
+    EnclosedGuest::new(environment!(), GuestKernel::Zircon)
 }
 
-impl Fixture {
-    fn new(kernel: GuestKernel, manifests: Vec<Embedded>) -> Self {
-        let exclusive = EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        let enclosed = EnclosedGuest::with_manifests(environment!(), kernel, manifests);
-        Self { enclosed, _exclusive: exclusive }
-    }
+fn entry(key: &str, value: fdata::DictionaryValue) -> fdata::DictionaryEntry {
+    fdata::DictionaryEntry { key: key.to_owned(), value: Some(Box::new(value)) }
+}
 
-    /// A VMM whose manifest has `to` in place of `from`.
-    fn with_vmm(from: &str, to: &str) -> Self {
-        let mut manifests = MANIFESTS.to_vec();
-        let vmm = manifests.iter_mut().find(|manifest| manifest.name == "meta/vmm.cml").unwrap();
-        assert!(vmm.text.contains(from));
-        vmm.text = vmm.text.replace(from, to).leak();
-        Self::new(GuestKernel::Zircon, manifests)
-    }
+fn text(key: &str, value: &str) -> fdata::DictionaryEntry {
+    entry(key, fdata::DictionaryValue::Str(value.to_owned()))
+}
 
-    fn instance(&self, moniker: &str) -> InstanceId {
-        self.enclosed.realm().manager().tree().find(&moniker.parse().unwrap()).unwrap()
-    }
+fn words(key: &str, words: &[&str]) -> fdata::DictionaryEntry {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    entry(key, fdata::DictionaryValue::StrVec(words))
+}
 
-    fn vmm(&self) -> InstanceId {
-        self.instance("guest_manager/vmm")
-    }
+/// A VMM that makes no guest asks for nothing in its `/svc`.
+fn empty_directory() -> ClientEnd<fio::DirectoryMarker> {
+    let (client, server) = create_endpoints::<fio::DirectoryMarker>();
+    let mut fs = ServiceFs::<ServiceObj<'_, ()>>::new();
+    fs.serve_connection(server).unwrap();
+    fasync::Task::local(fs.collect::<()>()).detach();
+    client
+}
 
-    /// How an instance's last run ended.
-    async fn end_of(&self, instance: InstanceId) -> Ended {
-        let manager = self.enclosed.realm().manager();
-        eventually("the component's end", async || manager.last_end(instance)).await
+/// What the component manager would tell of a component with this program in the manager's own package.
+fn start_info(
+    enclosed: &EnclosedGuest,
+    program: Vec<fdata::DictionaryEntry>,
+) -> fcrunner::ComponentStartInfo {
+    let directory = |path: &str, directory| fcrunner::ComponentNamespaceEntry {
+        path: Some(path.to_owned()),
+        directory: Some(directory),
+        ..Default::default()
+    };
+    fcrunner::ComponentStartInfo {
+        resolved_url: Some("fuchsia-pkg://fuchsia.com/tests#meta/vmm.cm".to_owned()),
+        program: Some(fdata::Dictionary { entries: Some(program), ..Default::default() }),
+        ns: Some(vec![
+            directory("/pkg", enclosed.components()),
+            directory("/svc", empty_directory()),
+        ]),
+        ..Default::default()
     }
+}
 
-    /// The guest launches, answers and powers off, whatever was before.
-    async fn works(&self) {
-        let mut guest = self.enclosed.start(GuestConfig::default()).await;
-        assert_eq!(guest.console.run("echo works").await, "works\n");
-        self.enclosed.manager.force_shutdown().await.unwrap();
-        let info = self.enclosed.info().await;
-        assert_eq!(info.stop_error, Some(GuestError::ControllerForcedHalt));
+fn start(
+    enclosed: &EnclosedGuest,
+    info: fcrunner::ComponentStartInfo,
+) -> fcrunner::ComponentControllerProxy {
+    let runner = enclosed.connect_to_protocol::<fcrunner::ComponentRunnerMarker>();
+    let (controller, server) = create_proxy::<fcrunner::ComponentControllerMarker>();
+    runner.start(info, server).unwrap();
+    controller
+}
+
+/// A VMM.
+struct Vmm {
+    controller: fcrunner::ComponentControllerProxy,
+    lifecycle: GuestLifecycleProxy,
+}
+
+impl Vmm {
+    fn start(enclosed: &EnclosedGuest, debugger: Option<zx::EventPair>) -> Self {
+        let program = vec![text("binary", "bin/vmm"), text("lifecycle.stop_event", "notify")];
+        let (outgoing, server) = create_proxy::<fio::DirectoryMarker>();
+        let info = fcrunner::ComponentStartInfo {
+            outgoing_dir: Some(server),
+            break_on_start: debugger,
+            ..start_info(enclosed, program)
+        };
+        let controller = start(enclosed, info);
+        let lifecycle =
+            client::connect_to_protocol_at_dir_svc::<GuestLifecycleMarker>(&outgoing).unwrap();
+        Self { controller, lifecycle }
     }
+}
+
+/// How a component ended: what the runner told of it, if it did, and the epitaph.
+async fn end(
+    controller: &fcrunner::ComponentControllerProxy,
+) -> (Option<fcrunner::ComponentStopInfo>, zx::Status) {
+    let mut events = controller.take_event_stream();
+    let ending = async {
+        let mut told = None;
+        loop {
+            match events.next().await {
+                Some(Ok(fcrunner::ComponentControllerEvent::OnStop { payload })) => {
+                    told = Some(payload);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(fidl::Error::ClientChannelClosed { status, .. })) => {
+                    return Some((told, status));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let ended = ending.on_timeout(zx::Time::after(PATIENCE), || None).await;
+    ended.expect("the component does not end")
 }
 
 fn framework(error: fcomponent::Error) -> zx::Status {
     zx::Status::from_raw(error.into_primitive().cast_signed())
 }
 
-/// The components' processes below this one: id and program.
-fn processes() -> BTreeMap<u32, String> {
-    let mut parents = BTreeMap::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let parent =
-            status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse::<u32>().ok());
-        let zombie = status.lines().any(|line| line.starts_with("State:\tZ"));
-        if let (Some(parent), false) = (parent, zombie) {
-            parents.insert(pid, parent);
-        }
+/// A component that never started: its end.
+async fn refusal(enclosed: &EnclosedGuest, info: fcrunner::ComponentStartInfo) -> zx::Status {
+    let (told, epitaph) = end(&start(enclosed, info)).await;
+    assert!(told.is_none(), "{told:?}");
+    epitaph
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_start_info_that_lacks_something_is_refused() {
+    let enclosed = enclosed();
+    let good = || start_info(&enclosed, vec![text("binary", "bin/vmm")]);
+    let incomplete = [
+        fcrunner::ComponentStartInfo { resolved_url: None, ..good() },
+        fcrunner::ComponentStartInfo { program: None, ..good() },
+        fcrunner::ComponentStartInfo { ns: None, ..good() },
+    ];
+    for info in incomplete {
+        let status = refusal(&enclosed, info).await;
+        assert_eq!(status, framework(fcomponent::Error::InvalidArguments));
     }
-    let own = std::process::id();
-    let below = |pid: u32| {
-        let line = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
-        line.skip(1).any(|ancestor| ancestor == own)
-    };
-    let program = |pid: u32| {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let first = words.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(first).into_owned()
-    };
-    let components = parents.keys().filter(|pid| below(**pid)).map(|pid| (*pid, program(*pid)));
-    components.filter(|(_, program)| program.starts_with("bin/")).collect()
-}
-
-fn pid_of(program: &str) -> Pid {
-    let processes = processes();
-    let found = processes.iter().find(|(_, name)| name.as_str() == program);
-    let (pid, _) = found.unwrap_or_else(|| panic!("no {program} in {processes:?}"));
-    Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap()
-}
-
-/// Waits until no process but these is left.
-async fn only(programs: &[&str]) {
-    eventually(&format!("an end of all but {programs:?}"), async || {
-        let mut left = processes().into_values();
-        left.all(|program| programs.contains(&program.as_str())).then_some(())
-    })
-    .await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn a_vmm_that_is_killed_is_reported_and_the_next_launch_works() {
-    let fixture = Fixture::new(GuestKernel::Linux, MANIFESTS.to_vec());
-    let guest = fixture.enclosed.start(GuestConfig::default()).await;
-    let programs: Vec<String> = processes().into_values().collect();
-    for program in ["bin/guest_manager", "bin/vmm", "bin/virtio_rng", "bin/virtio_balloon"] {
-        assert!(programs.iter().any(|name| name == program), "no {program} in {programs:?}");
+    let programs = [
+        vec![],
+        vec![words("binary", &["bin/vmm"])],
+        vec![text("binary", "bin/../../vmm")],
+        vec![text("binary", "/bin/vmm")],
+        vec![text("binary", "bin/vmm"), text("args", "one")],
+        vec![text("binary", "bin/vmm"), words("environ", &["NOVALUE"])],
+        vec![text("binary", "bin/vmm"), text("lifecycle.stop_event", "perhaps")],
+    ];
+    for program in programs {
+        let status = refusal(&enclosed, start_info(&enclosed, program.clone())).await;
+        assert_eq!(status, framework(fcomponent::Error::InvalidArguments), "{program:?}");
     }
-    kill_process(pid_of("bin/vmm"), Signal::KILL).unwrap();
-    let info = fixture.enclosed.wait_for_status(GuestStatus::VmmUnexpectedTermination).await;
-    assert!(info.uptime.is_none() && info.stop_error.is_none() && info.guest_descriptor.is_none());
-    // Nobody was there to say how it ended.
-    assert_ne!(guest.wait_for_end().await, Some(zx::Status::OK));
-    let end = fixture.end_of(fixture.vmm()).await;
-    assert_eq!(end.status, framework(fcomponent::Error::InstanceDied));
-    only(&["bin/guest_manager"]).await;
-    fixture.works().await;
-    fixture.enclosed.destroy().await;
-    only(&[]).await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn a_vmm_that_is_told_to_stop_ends_in_order() {
-    let fixture = Fixture::new(GuestKernel::Zircon, MANIFESTS.to_vec());
-    let guest = fixture.enclosed.start(GuestConfig::default()).await;
-    fixture.enclosed.realm().manager().stop(fixture.vmm()).await;
-    let end = fixture.end_of(fixture.vmm()).await;
-    assert_eq!((end.status, end.exit_code), (zx::Status::OK, Some(0)));
-    guest.guest.on_closed().await.unwrap();
-    only(&["bin/guest_manager"]).await;
-    fixture.works().await;
-    fixture.enclosed.destroy().await;
-    only(&[]).await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn a_vmm_that_does_not_stop_is_killed() {
-    let fixture = Fixture::new(GuestKernel::Zircon, MANIFESTS.to_vec());
-    let _guest = fixture.enclosed.start(GuestConfig::default()).await;
-    kill_process(pid_of("bin/vmm"), Signal::STOP).unwrap();
-    fixture.enclosed.realm().manager().stop(fixture.vmm()).await;
-    let end = fixture.end_of(fixture.vmm()).await;
-    // As it was asked for: no failure of the component.
-    assert_eq!(end.status, zx::Status::OK);
-    assert_ne!(end.exit_code, Some(0));
-    only(&["bin/guest_manager"]).await;
-    fixture.works().await;
-    fixture.enclosed.destroy().await;
-}
-
-#[fasync::run_singlethreaded(test)]
-async fn when_the_manager_goes_its_vmm_and_devices_go() {
-    let fixture = Fixture::new(GuestKernel::Linux, MANIFESTS.to_vec());
-    let guest = fixture.enclosed.start(GuestConfig::default()).await;
-    kill_process(pid_of("bin/guest_manager"), Signal::KILL).unwrap();
-    guest.guest.on_closed().await.unwrap();
-    fixture.enclosed.manager.on_closed().await.unwrap();
-    only(&[]).await;
-    let end = fixture.end_of(fixture.instance("guest_manager")).await;
-    assert_eq!(end.status, framework(fcomponent::Error::InstanceDied));
-    fixture.enclosed.destroy().await;
+    enclosed.destroy().await;
 }
 
 #[fasync::run_singlethreaded(test)]
 async fn a_program_that_is_missing_or_none_cannot_start() {
-    // A program that is not there, and one that is a directory.
-    for binary in ["lib/vmm", "bin"] {
-        let fixture = Fixture::with_vmm("bin/vmm", binary);
-        let (_, server) = create_proxy::<GuestMarker>();
-        let launched = fixture.enclosed.manager.launch(GuestConfig::default(), server);
-        assert_eq!(launched.await.unwrap(), Err(GuestManagerError::StartFailure), "{binary}");
-        let info = fixture.enclosed.info().await;
-        assert_eq!(info.guest_status, Some(GuestStatus::VmmUnexpectedTermination), "{binary}");
-        let end = fixture.end_of(fixture.vmm()).await;
-        let expected = framework(fcomponent::Error::InstanceCannotStart);
-        assert_eq!(end.status, expected, "{binary}");
-        fixture.enclosed.logged(binary).await;
-        fixture.enclosed.destroy().await;
+    let enclosed = enclosed();
+    for binary in ["bin/nonexistent", "bin"] {
+        let info = start_info(&enclosed, vec![text("binary", binary)]);
+        let status = refusal(&enclosed, info).await;
+        assert_eq!(status, framework(fcomponent::Error::InstanceCannotStart), "{binary}");
     }
+    enclosed.destroy().await;
 }
 
 #[fasync::run_singlethreaded(test)]
-async fn a_start_info_that_is_unusable_is_refused() {
-    for (from, to) in [
-        (r#"binary: "bin/vmm","#, r#"binary: "bin/../../vmm","#),
-        (r#"binary: "bin/vmm","#, r#"binary: "bin/vmm", args: "one","#),
-        (r#"binary: "bin/vmm","#, r#"binary: "bin/vmm", environ: [ "NOVALUE" ],"#),
-    ] {
-        let fixture = Fixture::with_vmm(from, to);
-        let (_, server) = create_proxy::<GuestMarker>();
-        let launched = fixture.enclosed.manager.launch(GuestConfig::default(), server);
-        assert_eq!(launched.await.unwrap(), Err(GuestManagerError::StartFailure), "{to}");
-        let end = fixture.end_of(fixture.vmm()).await;
-        assert_eq!(end.status, framework(fcomponent::Error::InvalidArguments), "{to}");
-        fixture.enclosed.destroy().await;
+async fn a_vmm_that_is_asked_to_stop_ends_in_order() {
+    let enclosed = enclosed();
+    let vmm = Vmm::start(&enclosed, None);
+    vmm.lifecycle.stop().await.unwrap();
+    vmm.controller.stop().unwrap();
+    let (told, epitaph) = end(&vmm.controller).await;
+    let told = told.unwrap();
+    assert_eq!((told.termination_status.unwrap_or(0), told.exit_code), (0, Some(0)));
+    assert_eq!(epitaph, zx::Status::OK);
+    vmm.lifecycle.on_closed().await.unwrap();
+    enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_vmm_that_is_killed_is_gone() {
+    let enclosed = enclosed();
+    let vmm = Vmm::start(&enclosed, None);
+    vmm.lifecycle.stop().await.unwrap();
+    vmm.controller.kill().unwrap();
+    let (told, epitaph) = end(&vmm.controller).await;
+    let told = told.unwrap();
+    // As it was asked for: no failure of the component.
+    assert_eq!((told.termination_status.unwrap_or(0), told.exit_code), (0, Some(KILLED)));
+    assert_eq!(epitaph, zx::Status::OK);
+    vmm.lifecycle.on_closed().await.unwrap();
+    enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn nothing_outlives_its_controller() {
+    let enclosed = enclosed();
+    let vmm = Vmm::start(&enclosed, None);
+    vmm.lifecycle.stop().await.unwrap();
+    drop(vmm.controller);
+    vmm.lifecycle.on_closed().await.unwrap();
+    enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_debugger_is_waited_for() {
+    let enclosed = enclosed();
+    let (debugger, theirs) = zx::EventPair::create();
+    let held = Vmm::start(&enclosed, Some(theirs));
+    // Another starts and ends meanwhile; this one has not begun.
+    let free = Vmm::start(&enclosed, None);
+    free.lifecycle.stop().await.unwrap();
+    let answer = held.lifecycle.stop();
+    futures::pin_mut!(answer);
+    assert!(futures::poll!(&mut answer).is_pending());
+    drop(debugger);
+    answer.await.unwrap();
+    enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_guest_goes_with_its_realm() {
+    let enclosed = enclosed();
+    let guest = enclosed.start(GuestConfig::default()).await;
+    let manager = enclosed.connect_to_manager();
+    enclosed.destroy().await;
+    guest.guest.on_closed().await.unwrap();
+    manager.on_closed().await.unwrap();
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn each_launch_has_a_vmm_of_its_own() {
+    let enclosed = enclosed();
+    for round in ["one", "two", "three"] {
+        let mut guest = enclosed.start(GuestConfig::default()).await;
+        assert_eq!(guest.console.run(&format!("echo {round}")).await, format!("{round}\n"));
+        enclosed.manager.force_shutdown().await.unwrap();
+        assert_eq!(guest.wait_for_end().await, Some(zx::Status::INTERNAL));
     }
+    enclosed.destroy().await;
 }

@@ -1,5 +1,4 @@
 //! The shutdown suite: each way in which a guest comes to its end, and what those who watch it see.
-#![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestKernel, environment};
 use fidl_fuchsia_virtualization::{GuestConfig, GuestError, GuestStatus};

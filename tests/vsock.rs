@@ -1,5 +1,4 @@
 //! Sockets between host and guest: either side listens, much goes through, and every kind of end is seen.
-#![cfg(target_os = "linux")]
 
 use enclosed_guest::{EnclosedGuest, GuestKernel, RunningGuest, environment};
 use fidl::endpoints::{ClientEnd, create_proxy, create_request_stream};

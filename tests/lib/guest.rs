@@ -1,32 +1,42 @@
 //! A guest manager in a realm of the test's own, and the guest that it runs.
 
+use crate::PATIENCE;
 use crate::console::GuestConsole;
 use crate::fakes::{FakeMemoryPressure, FakeNetwork};
 use crate::packages::{GuestKernel, Package};
-use crate::{Environment, PATIENCE};
-use component_manager::builtin_package::MANIFESTS;
-use component_manager::decl::Startup;
-use component_manager::realm_builder::{Capability, RealmBuilder, RealmInstance, Ref};
-use component_manager::resolver::{Embedded, PackageResolver};
-use fidl::endpoints::{Proxy as _, create_proxy};
+use crate::platform::{Environment, FROM_PARENT, Host};
+use fidl::endpoints::{DiscoverableProtocolMarker, Proxy as _, ServerEnd, create_proxy};
+use fidl_fuchsia_io as fio;
 use fidl_fuchsia_memorypressure as fpressure;
 use fidl_fuchsia_net_interfaces as finterfaces;
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_async::{self as fasync, TimeoutExt as _};
+use fuchsia_component::client;
+use fuchsia_component::server::{ServiceFs, ServiceObj};
+use fuchsia_component_test::error::Error;
+use fuchsia_component_test::{
+    Capability, ChildOptions, LocalComponentHandles, RealmBuilder, RealmBuilderParams,
+    RealmInstance, Ref, Route,
+};
 use fuchsia_zircon as zx;
-use std::fs;
+use futures::{FutureExt as _, StreamExt as _};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// The manager's name in the realm.
-const MANAGER: &str = "guest_manager";
+pub(crate) const MANAGER: &str = "guest_manager";
+
+/// The manager as its VMM's runner, which its manifest for the suites exposes.
+const RUNNER: &str = "fuchsia.component.runner.ComponentRunner";
 
 /// A guest manager with a package of its own. Dropped, it takes all its processes and files with it.
 pub struct EnclosedGuest {
     kernel: GuestKernel,
-    realm: RealmInstance,
+    guest_type: &'static str,
     data: PathBuf,
-    directory: tempfile::TempDir,
+    /// The realm, once it is built. What is asked of it before that waits in its channel.
+    realm: fasync::Task<RealmInstance>,
+    exposed: fio::DirectoryProxy,
+    pub(crate) host: Host,
     /// The guest's manager.
     pub manager: fvirt::GuestManagerProxy,
     /// The host's memory pressure, as the manager sees it.
@@ -47,37 +57,38 @@ impl EnclosedGuest {
     /// A realm with the manager of this guest; nothing runs yet.
     #[must_use]
     pub fn new(environment: Environment, package: impl Into<Package>) -> Self {
-        Self::with_manifests(environment, package, MANIFESTS.to_vec())
+        Self::on(Host::new(environment), environment, package.into())
     }
 
-    /// As [`EnclosedGuest::new`], with other manifests than the program's own.
-    #[must_use]
-    pub fn with_manifests(
-        environment: Environment,
-        package: impl Into<Package>,
-        manifests: Vec<Embedded>,
-    ) -> Self {
-        let package = package.into();
-        let directory = tempfile::tempdir().unwrap();
-        let packages = directory.path().join("packages");
-        for path in ["packages", "tmp", "data"] {
-            fs::create_dir(directory.path().join(path)).unwrap();
-        }
-        let data = package.write(environment, &packages);
+    /// As [`EnclosedGuest::new`], with a host that the test has prepared.
+    pub(crate) fn on(host: Host, environment: Environment, package: Package) -> Self {
+        let data = host.directory("package/data");
+        package.write(environment, &data);
         let memory_pressure = FakeMemoryPressure::default();
         let network = FakeNetwork::default();
-        let resolver = PackageResolver::new(environment.program.into(), manifests, vec![packages]);
-        let realm = build_realm(
-            package.guest_type,
-            resolver,
-            directory.path(),
-            memory_pressure.clone(),
-            network.clone(),
-        );
-        let manager = realm
-            .connect_to_named_protocol::<fvirt::GuestManagerMarker>(&protocol(package.guest_type));
-        let kernel = package.kernel;
-        Self { kernel, realm, data, directory, manager, memory_pressure, network }
+        let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
+        let parts = Parts {
+            guest_type: package.guest_type,
+            package: host.open(&host.directory("package")),
+            memory_pressure: memory_pressure.clone(),
+            network: network.clone(),
+        };
+        let params = host.realm_builder_params();
+        let realm = fasync::Task::local(async move {
+            parts.build(params, server).await.unwrap_or_else(|error| panic!("no realm: {error}"))
+        });
+        let manager = connect_to_manager(&exposed, package.guest_type);
+        Self {
+            kernel: package.kernel,
+            guest_type: package.guest_type,
+            data,
+            realm,
+            exposed,
+            host,
+            manager,
+            memory_pressure,
+            network,
+        }
     }
 
     /// The package's `data` directory; what `guest.cfg` names is looked up at each launch.
@@ -86,16 +97,19 @@ impl EnclosedGuest {
         &self.data
     }
 
-    /// The directory that is the storage `data` of a manager that has one; made when it starts.
+    /// Another connection to the guest's manager, which starts it where it has ended.
     #[must_use]
-    pub fn storage(&self) -> PathBuf {
-        self.directory.path().join("data").join(MANAGER)
+    pub fn connect_to_manager(&self) -> fvirt::GuestManagerProxy {
+        connect_to_manager(&self.exposed, self.guest_type)
     }
 
-    /// The realm that the manager is in.
+    /// Connects to another protocol of the manager's.
+    ///
+    /// # Panics
+    /// Where there is no realm any more.
     #[must_use]
-    pub fn realm(&self) -> &RealmInstance {
-        &self.realm
+    pub fn connect_to_protocol<P: DiscoverableProtocolMarker>(&self) -> P::Proxy {
+        client::connect_to_protocol_at_dir_root::<P>(&self.exposed).expect("the realm is gone")
     }
 
     /// Launches the guest, with its package's configuration and `config` merged.
@@ -112,7 +126,7 @@ impl EnclosedGuest {
         let (guest, server) = create_proxy::<fvirt::GuestMarker>();
         self.manager.launch(config, server).await.expect("the guest manager is gone")?;
         let serial = guest.get_serial().await.unwrap_or_else(|e| {
-            panic!("no serial port ({e}); the realm logged:\n{}", self.logs());
+            panic!("no serial port ({e}){}", self.host.report());
         });
         Ok(RunningGuest { guest, console: GuestConsole::new(serial, self.kernel) })
     }
@@ -122,10 +136,8 @@ impl EnclosedGuest {
     /// # Panics
     /// Where it does not come to that.
     pub async fn start(&self, config: fvirt::GuestConfig) -> RunningGuest {
-        let mut running = self
-            .launch(config)
-            .await
-            .unwrap_or_else(|e| panic!("{e:?}; the realm logged:\n{}", self.logs()));
+        let mut running =
+            self.launch(config).await.unwrap_or_else(|e| panic!("{e:?}{}", self.host.report()));
         running.console.wait_for_shell().await;
         running
     }
@@ -150,25 +162,12 @@ impl EnclosedGuest {
         .await
     }
 
-    /// All that the realm's components have logged.
-    #[must_use]
-    pub fn logs(&self) -> String {
-        let (records, _) = self.realm.manager().logs().read(0, usize::MAX, |_| true);
-        let line = |record: &component_manager::log::Record| {
-            format!("{}: {:?}: {}\n", record.moniker, record.severity, record.message)
-        };
-        records.iter().map(line).collect()
-    }
-
-    /// Waits until the realm's components have logged `text`: a line is on its way when what it tells of is done.
-    pub async fn logged(&self, text: &str) {
-        let found = async || self.logs().contains(text).then_some(());
-        eventually(&format!("{text:?} in the log"), found).await;
-    }
-
     /// Stops all components of the realm.
+    ///
+    /// # Panics
+    /// Where the realm cannot be destroyed.
     pub async fn destroy(self) {
-        self.realm.destroy().await;
+        self.realm.await.destroy().await.expect("the realm cannot be destroyed");
     }
 }
 
@@ -183,7 +182,7 @@ impl RunningGuest {
             async { Some(closed.await) }.on_timeout(zx::Time::after(PATIENCE), || None).await;
         closed.expect("the guest does not end").expect("the guest's channel broke");
         let mut events = self.guest.take_event_stream();
-        match futures::StreamExt::next(&mut events).await {
+        match events.next().await {
             Some(Err(fidl::Error::ClientChannelClosed { status, .. })) => Some(status),
             _ => None,
         }
@@ -211,60 +210,87 @@ fn protocol(guest_type: &str) -> String {
     format!("fuchsia.virtualization.{}{rest}GuestManager", first.to_uppercase())
 }
 
-fn build_realm(
-    guest_type: &str,
-    resolver: PackageResolver,
-    directory: &Path,
+fn connect_to_manager(exposed: &fio::DirectoryProxy, guest_type: &str) -> fvirt::GuestManagerProxy {
+    client::connect_to_named_protocol_at_dir_root::<fvirt::GuestManagerMarker>(
+        exposed,
+        &protocol(guest_type),
+    )
+    .expect("the realm is gone")
+}
+
+/// What the realm of a guest's manager is made of.
+struct Parts {
+    guest_type: &'static str,
+    /// The guest's package.
+    package: fio::DirectoryProxy,
     memory_pressure: FakeMemoryPressure,
     network: FakeNetwork,
-) -> RealmInstance {
-    let mut builder = RealmBuilder::new()
-        .with_resolver(Rc::new(resolver))
-        .with_builtins(component_manager::builtin::Builtins::with_system_resources);
-    let url = format!(
-        "fuchsia-pkg://fuchsia.com/{guest_type}_guest_manager#meta/{guest_type}_guest_manager.cm"
-    );
-    let manager = builder.add_child(MANAGER, &url, Startup::Lazy).unwrap();
-    let pressure = builder
-        .add_local_child(
-            "memory_pressure",
-            move |handles| memory_pressure.clone().run(handles),
-            Startup::Lazy,
-        )
-        .unwrap();
-    let network = builder
-        .add_local_child("network", move |handles| network.clone().run(handles), Startup::Lazy)
-        .unwrap();
-    let to_manager = [Ref::from(&manager)];
-    let fakes = [
-        (Capability::protocol::<fpressure::ProviderMarker>(), &pressure),
-        (Capability::protocol::<finterfaces::StateMarker>(), &network),
-    ];
-    for (capability, from) in fakes {
-        builder.add_route(&capability, from, &to_manager).unwrap();
+}
+
+impl Parts {
+    async fn build(
+        self,
+        params: RealmBuilderParams,
+        exposed: ServerEnd<fio::DirectoryMarker>,
+    ) -> Result<RealmInstance, Error> {
+        let builder = RealmBuilder::with_params(params).await?;
+        let url = format!("#meta/enclosed_{}_guest_manager.cm", self.guest_type);
+        let manager = builder.add_child(MANAGER, url, ChildOptions::new()).await?;
+        let pressure = self.memory_pressure;
+        let run = move |handles| pressure.clone().run(handles).boxed();
+        let pressure = builder.add_local_child("memory_pressure", run, ChildOptions::new()).await?;
+        let network = self.network;
+        let run = move |handles| network.clone().run(handles).boxed();
+        let network = builder.add_local_child("network", run, ChildOptions::new()).await?;
+        let package = self.package;
+        let run = move |handles| serve_package(Clone::clone(&package), handles).boxed();
+        let package = builder.add_local_child("guest_pkg", run, ChildOptions::new()).await?;
+
+        let mut routes = vec![
+            Route::new()
+                .capability(Capability::protocol::<fpressure::ProviderMarker>())
+                .from(&pressure),
+            Route::new()
+                .capability(Capability::protocol::<finterfaces::StateMarker>())
+                .from(&network),
+            Route::new()
+                .capability(Capability::directory("pkg").path("/pkg").rights(fio::RW_STAR_DIR))
+                .from(&package),
+            Route::new().capability(Capability::storage("tmp").path("/tmp")).from(Ref::parent()),
+        ];
+        let mut exposes = vec![protocol(self.guest_type), RUNNER.to_owned()];
+        if self.guest_type == "termina" {
+            let data = Capability::storage("data").path("/data");
+            routes.push(Route::new().capability(data).from(Ref::parent()));
+            exposes.push(fvirt::LinuxManagerMarker::PROTOCOL_NAME.to_owned());
+        }
+        for name in FROM_PARENT {
+            let capability = Capability::protocol_by_name(*name);
+            routes.push(Route::new().capability(capability).from(Ref::parent()));
+        }
+        for route in routes {
+            builder.add_route(route.to(&manager)).await?;
+        }
+        for name in exposes {
+            let route = Route::new().capability(Capability::protocol_by_name(name));
+            builder.add_route(route.from(&manager).to(Ref::parent())).await?;
+        }
+        let realm = builder.build().await?;
+        let flags = fio::Flags::PROTOCOL_DIRECTORY;
+        let directory = realm.root.get_exposed_dir();
+        directory.open(".", flags, &fio::Options::default(), exposed.into_channel())?;
+        Ok(realm)
     }
-    for name in [
-        "fuchsia.kernel.HypervisorResource",
-        "fuchsia.kernel.VmexResource",
-        "fuchsia.logger.LogSink",
-    ] {
-        let capability = Capability::protocol_by_name(name);
-        builder.add_route(&capability, Ref::Parent, &to_manager).unwrap();
-    }
-    let mut storages = vec!["tmp"];
-    let mut exposed = vec![protocol(guest_type)];
-    if guest_type == "termina" {
-        storages.push("data");
-        exposed.push("fuchsia.virtualization.LinuxManager".to_owned());
-    }
-    for name in storages {
-        builder.add_storage(name, &directory.join(name)).unwrap();
-        let capability = Capability::storage(name, &format!("/{name}"));
-        builder.add_route(&capability, Ref::Parent, &to_manager).unwrap();
-    }
-    for name in exposed {
-        let capability = Capability::protocol_by_name(&name);
-        builder.add_route(&capability, &manager, &[Ref::Parent]).unwrap();
-    }
-    builder.build().unwrap()
+}
+
+/// The guest's package: a directory of the test's.
+async fn serve_package(
+    package: fio::DirectoryProxy,
+    handles: LocalComponentHandles,
+) -> Result<(), anyhow::Error> {
+    let mut fs = ServiceFs::<ServiceObj<'_, ()>>::new();
+    fs.add_remote("pkg", package);
+    fs.serve_connection(handles.outgoing_dir)?;
+    fs.collect::<()>().await;
+    Ok(())
 }

@@ -1,11 +1,8 @@
 //! The guests of the suites: which kernel, and the package that it comes in.
 
-use crate::Environment;
-use images::Store;
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use crate::platform::{self, Environment};
+use std::fs;
+use std::path::Path;
 
 /// What the Linux guest is configured with where a test does not say.
 const LINUX_CONFIG: &str = r#"{
@@ -59,46 +56,16 @@ impl Package {
         Self { config: Some(config.to_owned()), ..kernel.into() }
     }
 
-    /// Writes the package below the directory `packages` and returns its `data` directory.
-    pub(crate) fn write(&self, environment: Environment, packages: &Path) -> PathBuf {
-        let data = packages.join(format!("{}_guest/data", self.guest_type));
-        match self.kernel {
-            GuestKernel::Zircon => {
-                let built = images::build_zircon(&Store::new(packages), true).unwrap().join("data");
-                if built != data {
-                    fs::create_dir_all(data.parent().unwrap()).unwrap();
-                    fs::rename(built, &data).unwrap();
-                }
-            }
+    /// Writes the package's files to `data`, which is there and empty.
+    pub(crate) fn write(&self, environment: Environment, data: &Path) {
+        let usual = match self.kernel {
+            GuestKernel::Zircon => platform::write_zircon(environment, data),
             GuestKernel::Linux => {
-                fs::create_dir_all(&data).unwrap();
-                let images = linux_images(environment);
-                for file in ["vmlinuz", "initramfs.cpio.gz"] {
-                    fs::copy(images.join(file), data.join(file)).unwrap();
-                }
-                fs::write(data.join("guest.cfg"), LINUX_CONFIG).unwrap();
+                platform::write_linux(environment, data);
+                LINUX_CONFIG.to_owned()
             }
-        }
-        if let Some(config) = &self.config {
-            fs::write(data.join("guest.cfg"), config).unwrap();
-        }
-        data
+        };
+        let config = self.config.as_ref().unwrap_or(&usual);
+        fs::write(data.join("guest.cfg"), config).unwrap();
     }
-}
-
-/// The Linux kernel and initramfs, made where they are missing or older than their sources. Suites may run at once.
-fn linux_images(environment: Environment) -> PathBuf {
-    let output = Path::new(environment.scratch).join("enclosed_guest");
-    fs::create_dir_all(&output).unwrap();
-    let lock = File::create(output.join(".lock")).unwrap();
-    flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let script = Path::new(environment.source).join("tests/guests/build-initramfs.sh");
-    let probe = script.with_file_name("probe.c");
-    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    // The initramfs is written last.
-    if changed(&output.join("initramfs.cpio.gz")) < changed(&script).max(changed(&probe)) {
-        let status = Command::new("sh").arg(&script).arg(&output).status().unwrap();
-        assert!(status.success(), "tests/guests/build-initramfs.sh failed");
-    }
-    output
 }

@@ -9,13 +9,7 @@ use std::path::PathBuf;
 /// The boot image, made by the build script from `tests/guests/zircon`.
 const KERNEL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/zircon.zbi"));
 
-const GUEST_CFG: &str = r#"{
-    "zircon": "data/kernel.zbi",
-    "cmdline": "kernel.serial=legacy",
-    "cpus": 2,
-    "memory": "256M"
-}
-"#;
+const GUEST_CFG: &str = include_str!("zircon_guest.cfg");
 
 /// Makes the `zircon` package in `store` and returns its directory. Takes no time and no tools. `replace` says whether
 /// an existing package may be replaced.

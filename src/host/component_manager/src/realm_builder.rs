@@ -1,7 +1,11 @@
 //! Realms for tests, in the manner of Fuchsia's library `fuchsia-component-test`: real components beside fakes that are closures of the
-//! test, with the routes between them.
+//! test, with the routes between them. [`TestManager`] builds them for that library; this crate's own tests use [`RealmBuilder`].
 //!
 //! A realm runs in the test's own process and executor; its components that have a binary are processes all the same.
+
+mod server;
+
+pub use server::{TestManager, open_host_directory};
 
 use crate::builtin::Builtins;
 use crate::cml::{self, Diagnostics, NoIncludes};
@@ -19,13 +23,14 @@ use fidl::endpoints::{
 };
 use fidl_fuchsia_component as fcomponent;
 use fidl_fuchsia_component_runner as fcrunner;
+use fidl_fuchsia_component_test as ftest;
 use fidl_fuchsia_io as fio;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::channel::oneshot;
 use futures::future::{Either, LocalBoxFuture, select};
 use futures::{FutureExt, StreamExt};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -33,6 +38,8 @@ use std::rc::Rc;
 const SCHEME: &str = "realm-builder";
 /// The runner of local components.
 const RUNNER: &str = "realm_builder";
+/// The runner of local components that the test runs itself.
+const TEST_RUNNER: &str = "test";
 
 /// Why a realm cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +172,9 @@ pub struct RealmBuilder {
     root: ComponentDecl,
     components: HashMap<String, (ComponentDecl, Package)>,
     locals: HashMap<String, LocalFn>,
+    /// Local components that are not closures: `test_runner` runs them.
+    test_components: HashSet<String>,
+    test_runner: Option<fcrunner::ComponentRunnerProxy>,
     builtins: Builtins,
     resolver: Option<Rc<dyn Resolver>>,
     logs: LogStore,
@@ -187,6 +197,8 @@ impl RealmBuilder {
             root: ComponentDecl::default(),
             components: HashMap::new(),
             locals: HashMap::new(),
+            test_components: HashSet::new(),
+            test_runner: None,
             builtins,
             resolver: None,
             logs,
@@ -286,12 +298,35 @@ impl RealmBuilder {
         F: Fn(LocalComponentHandles) -> Fut + 'static,
         Fut: Future<Output = anyhow::Result<()>> + 'static,
     {
+        let child = self.add_local(name, RUNNER, startup)?;
+        self.locals.insert(name.to_owned(), Rc::new(move |handles| run(handles).boxed_local()));
+        Ok(child)
+    }
+
+    /// Adds a component that the test runs as a runner does.
+    fn add_test_component(
+        &mut self,
+        name: &str,
+        startup: Startup,
+    ) -> Result<ChildRef, RealmBuilderError> {
+        let child = self.add_local(name, TEST_RUNNER, startup)?;
+        self.test_components.insert(name.to_owned());
+        Ok(child)
+    }
+
+    fn add_local(
+        &mut self,
+        name: &str,
+        runner: &str,
+        startup: Startup,
+    ) -> Result<ChildRef, RealmBuilderError> {
         let child = self.add(name, &own_url(name), startup)?;
-        let program = ProgramDecl { runner: Some(parse(RUNNER)?), ..Default::default() };
+        let key = ftest::LOCAL_COMPONENT_NAME_KEY.to_owned();
+        let info = BTreeMap::from([(key, ProgramValue::Str(name.to_owned()))]);
+        let program = ProgramDecl { runner: Some(parse(runner)?), info };
         let decl = ComponentDecl { program: Some(program), ..Default::default() };
         self.components
             .insert(name.to_owned(), (decl, Package::Directory(PathBuf::from("/nonexistent"))));
-        self.locals.insert(name.to_owned(), Rc::new(move |handles| run(handles).boxed_local()));
         Ok(child)
     }
 
@@ -409,8 +444,8 @@ impl RealmBuilder {
 
     fn local_decl(&mut self, child: &ChildRef) -> Option<&mut (ComponentDecl, Package)> {
         let name = child.0.as_str();
-        self.locals.get(name)?;
-        self.components.get_mut(name)
+        let is_local = self.locals.contains_key(name) || self.test_components.contains(name);
+        if is_local { self.components.get_mut(name) } else { None }
     }
 
     /// Builds the realm and starts its eager children.
@@ -437,7 +472,10 @@ impl RealmBuilder {
             Rc::new(Resolved { url: root_url.clone(), decl: self.root, package }),
         );
         let resolver = Rc::new(RealmResolver { components, outside: self.resolver });
-        let builtins = self.builtins.with_runner(RUNNER, Rc::new(LocalRunner(self.locals)));
+        let mut builtins = self.builtins.with_runner(RUNNER, Rc::new(LocalRunner(self.locals)));
+        if let Some(runner) = self.test_runner {
+            builtins = builtins.with_runner(TEST_RUNNER, Rc::new(TestRunner(runner)));
+        }
         let manager = Manager::new(root_url, resolver, builtins, self.logs);
         let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
         manager.open_root(server)?;
@@ -507,6 +545,22 @@ impl Runner for LocalRunner {
             stop: Some(stopped),
         };
         fasync::Task::local(control(moniker.clone(), run(handles), stop, controller)).detach();
+    }
+}
+
+/// The runner that the test serves.
+struct TestRunner(fcrunner::ComponentRunnerProxy);
+
+impl Runner for TestRunner {
+    fn start(
+        &self,
+        _moniker: &Moniker,
+        _resolved: &Resolved,
+        info: fcrunner::ComponentStartInfo,
+        controller: ServerEnd<fcrunner::ComponentControllerMarker>,
+    ) {
+        // A test that is gone closes the controller, which tells enough.
+        let _gone = self.0.start(info, controller);
     }
 }
 

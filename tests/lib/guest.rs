@@ -57,11 +57,11 @@ impl EnclosedGuest {
     /// A realm with the manager of this guest; nothing runs yet.
     #[must_use]
     pub fn new(environment: Environment, package: impl Into<Package>) -> Self {
-        Self::on(Host::new(environment), environment, package.into())
+        Self::on(Host::new(environment), environment, &package.into())
     }
 
     /// As [`EnclosedGuest::new`], with a host that the test has prepared.
-    pub(crate) fn on(host: Host, environment: Environment, package: Package) -> Self {
+    pub(crate) fn on(host: Host, environment: Environment, package: &Package) -> Self {
         let data = host.directory("package/data");
         package.write(environment, &data);
         let memory_pressure = FakeMemoryPressure::default();

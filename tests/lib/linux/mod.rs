@@ -151,7 +151,7 @@ impl EnclosedGuest {
         manifests: Vec<Embedded>,
     ) -> Self {
         let host = Host::with_manifests(environment, manifests);
-        Self::on(host, environment, package.into())
+        Self::on(host, environment, &package.into())
     }
 
     /// The realm's component manager.

@@ -283,7 +283,7 @@ impl Drop for ScopedInstance {
     fn drop(&mut self) {
         if !self.destroyed {
             // The request is on its way with the first poll; nobody waits for the answer.
-            drop(self.realm.destroy_child(&self.child).now_or_never());
+            let _answered = self.realm.destroy_child(&self.child).now_or_never();
         }
     }
 }

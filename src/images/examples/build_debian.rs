@@ -8,8 +8,8 @@ impl Progress for Lines {
     fn step(&mut self, number: usize, total: usize, what: &str, seconds: u32) {
         println!("[{number}/{total}] {what} (about {seconds} s)");
     }
-    fn detail(&mut self, line: &str) {
-        println!("    {line}");
+    fn detail(&mut self, text: &str) {
+        println!("    {text}");
     }
     fn canceled(&self) -> bool {
         false

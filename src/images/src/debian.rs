@@ -214,7 +214,9 @@ fn run(mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
         }
         match lines.recv_timeout(CANCEL_POLL) {
             Ok(line) => {
-                progress.detail(&line);
+                if let Some(detail) = detail(&line) {
+                    progress.detail(&detail);
+                }
                 if kept.len() == KEPT_LINES {
                     kept.pop_front();
                 }
@@ -230,6 +232,25 @@ fn run(mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
     }
     let output = Vec::from(kept).join("\n");
     Err(Error::Tool { tool: name, status: status.to_string(), output })
+}
+
+/// What a person who waits learns from a tool's line: what is downloaded, unpacked or set up. Tools also print the text of their hooks
+/// and what concerns themselves, which is nothing.
+fn detail(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    match words.next()? {
+        // apt: the archive, the suite, the architecture, and the package; an index has no more than a suite and its name.
+        kind if kind.starts_with("Get:") => {
+            let name = words.nth(3)?;
+            (!name.starts_with('[')).then(|| format!("downloading {name}"))
+        }
+        "Unpacking" => Some(format!("unpacking {}", words.next()?)),
+        "Setting" if words.next()? == "up" => Some(format!("setting up {}", words.next()?)),
+        // mmdebstrap's own steps; a hook is named by its text.
+        "I:" if line.contains("-hook in shell") => Some("configuring the system".to_owned()),
+        "I:" => Some(words.collect::<Vec<_>>().join(" ")),
+        _ => None,
+    }
 }
 
 fn readers(child: &mut Child) -> Vec<Box<dyn BufRead + Send>> {
@@ -287,13 +308,41 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_tools_become_words_for_a_person() {
+        let cases = [
+            ("Get:1 http://archive.example/debian bookworm InRelease [151 kB]", None),
+            (
+                "Get:12 http://archive.example/debian bookworm/main amd64 libc6 amd64 2.36-9 [2757 kB]",
+                Some("downloading libc6"),
+            ),
+            ("Unpacking perl-base (5.36.0-7) ...", Some("unpacking perl-base")),
+            ("Setting up systemd (252.39-1) ...", Some("setting up systemd")),
+            (
+                "I: chroot architecture amd64 is equal to the host's",
+                Some("chroot architecture amd64 is equal to the host's"),
+            ),
+            (
+                "I: running --customize-hook in shell: sh -c '# mmdebstrap's hook",
+                Some("configuring the system"),
+            ),
+            ("in_root() { chroot \"$root\" \"$@\"; }", None),
+            ("[Service]", None),
+            ("", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(detail(line).as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn a_failing_tool_is_named_with_its_last_lines() {
         let mut recorder = Recorder::default();
-        let error = run(shell("echo one; echo two >&2; exit 3"), &mut recorder).unwrap_err();
+        let script = "echo 'Unpacking one (1) ...'; echo two >&2; exit 3";
+        let error = run(shell(script), &mut recorder).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("sh failed (exit status: 3)"), "{text}");
         assert!(text.contains("one") && text.contains("two"), "{text}");
-        assert_eq!(recorder.lines.len(), 2);
+        assert_eq!(recorder.lines, ["unpacking one"]);
     }
 
     #[test]

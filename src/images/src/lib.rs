@@ -23,8 +23,8 @@ pub use zircon::build_zircon;
 pub trait Progress {
     /// A step has begun: `number` of `total`, counted from one, in words for a person. `seconds` is the usual length.
     fn step(&mut self, number: usize, total: usize, what: &str, seconds: u32);
-    /// A line that a tool printed while it worked.
-    fn detail(&mut self, line: &str);
+    /// What a tool is at while it works, in words for a person.
+    fn detail(&mut self, text: &str);
     /// Whether the person has asked to stop; looked at several times a second. The build then cleans up and returns
     /// [`Error::Canceled`].
     fn canceled(&self) -> bool;

@@ -1,6 +1,8 @@
 //! `guest attach`: a terminal on a guest's console.
 
+use crate::args::GuestType;
 use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
+use crate::running::NotRunning;
 use crate::terminal::{self, Input, Terminal};
 use anyhow::Context as _;
 use fidl::endpoints::{Proxy as _, create_proxy};
@@ -20,19 +22,20 @@ const CONSOLE_ALONE: zx::Duration = zx::Duration::from_seconds(3);
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub(crate) enum AttachOutcome {
     Attached,
-    NotRunning,
     AttachFailure(String),
     /// The guest ended with an error meanwhile.
     GuestFailed(String),
     /// A signal asked this command to end; the guest goes on.
     Interrupted,
+    #[serde(untagged)]
+    NotRunning(NotRunning),
 }
 
 impl Outcome for AttachOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Attached => 0,
-            Self::NotRunning => EXIT_NOT_RUNNING,
+            Self::NotRunning(_) => EXIT_NOT_RUNNING,
             Self::AttachFailure(_) | Self::GuestFailed(_) => EXIT_FAILURE,
             Self::Interrupted => EXIT_INTERRUPTED,
         }
@@ -43,9 +46,7 @@ impl fmt::Display for AttachOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attached => Ok(()),
-            Self::NotRunning => {
-                writeln!(f, "The guest is not running; `guest launch` starts it")
-            }
+            Self::NotRunning(guest) => writeln!(f, "{guest}"),
             Self::AttachFailure(reason) => writeln!(f, "Cannot attach to the guest: {reason}"),
             Self::GuestFailed(reason) => writeln!(f, "{}", failure_text(reason)),
             Self::Interrupted => writeln!(f, "Interrupted; the guest goes on"),
@@ -162,6 +163,7 @@ async fn copy_in(terminal: &mut Terminal, mut to: fasync::Socket) -> anyhow::Res
 
 /// Attaches to a guest that was started before.
 pub(crate) async fn attach(
+    guest_type: GuestType,
     manager: &fvirt::GuestManagerProxy,
     port: Port,
     mut interrupts: impl Stream<Item = ()> + Unpin,
@@ -172,11 +174,11 @@ pub(crate) async fn attach(
         Some(fvirt::GuestStatus::Starting | fvirt::GuestStatus::Running)
     );
     if !attachable {
-        return Ok(AttachOutcome::NotRunning);
+        return Ok(AttachOutcome::NotRunning(NotRunning(guest_type)));
     }
     let (guest, server) = create_proxy::<fvirt::GuestMarker>();
     if manager.connect(server).await.context("The guest's manager went away")?.is_err() {
-        return Ok(AttachOutcome::NotRunning);
+        return Ok(AttachOutcome::NotRunning(NotRunning(guest_type)));
     }
     let session = match Session::open(&guest, port).await {
         Ok(session) => session,

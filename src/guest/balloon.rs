@@ -1,7 +1,8 @@
 //! `guest balloon`: the memory that a guest lends to the host.
 
+use crate::args::GuestType;
 use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
-use fidl::endpoints::create_proxy;
+use crate::running::{self, NotRunning, Unreachable};
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_zircon as zx;
 use serde::Serialize;
@@ -34,16 +35,27 @@ pub(crate) struct BalloonStats {
 pub(crate) enum BalloonOutcome {
     Stats(BalloonStats),
     SetComplete(u32),
-    NotRunning,
     NoBalloonDevice,
     Internal(String),
+    #[serde(untagged)]
+    NotRunning(NotRunning),
+}
+
+impl From<Unreachable> for BalloonOutcome {
+    fn from(reason: Unreachable) -> Self {
+        match reason {
+            Unreachable::NotRunning(guest) => Self::NotRunning(guest),
+            Unreachable::NoDevice => Self::NoBalloonDevice,
+            Unreachable::Broken(reason) => Self::Internal(reason),
+        }
+    }
 }
 
 impl Outcome for BalloonOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Stats(_) | Self::SetComplete(_) => 0,
-            Self::NotRunning | Self::NoBalloonDevice => EXIT_NOT_RUNNING,
+            Self::NotRunning(_) | Self::NoBalloonDevice => EXIT_NOT_RUNNING,
             Self::Internal(_) => EXIT_FAILURE,
         }
     }
@@ -56,7 +68,7 @@ impl fmt::Display for BalloonOutcome {
             Self::SetComplete(pages) => {
                 writeln!(f, "The balloon was asked to become {pages} pages large")
             }
-            Self::NotRunning => writeln!(f, "The guest is not running"),
+            Self::NotRunning(guest) => writeln!(f, "{guest}"),
             Self::NoBalloonDevice => {
                 writeln!(f, "The guest has no balloon; launch it with --virtio-balloon true")
             }
@@ -80,35 +92,37 @@ impl fmt::Display for BalloonStats {
 }
 
 async fn connect(
+    guest: GuestType,
     manager: &fvirt::GuestManagerProxy,
-) -> Result<fvirt::BalloonControllerProxy, BalloonOutcome> {
-    let internal = |e: fidl::Error| BalloonOutcome::Internal(e.to_string());
-    let (guest, server) = create_proxy::<fvirt::GuestMarker>();
-    manager.connect(server).await.map_err(internal)?.map_err(|_| BalloonOutcome::NotRunning)?;
-    let (balloon, server) = create_proxy::<fvirt::BalloonControllerMarker>();
-    match guest.get_balloon_controller(server).await.map_err(internal)? {
-        Ok(()) => Ok(balloon),
-        Err(fvirt::GuestError::DeviceNotPresent) => Err(BalloonOutcome::NoBalloonDevice),
-        Err(error) => Err(BalloonOutcome::Internal(format!("{error:?}"))),
-    }
+) -> Result<fvirt::BalloonControllerProxy, Unreachable> {
+    let connected = running::connect::<fvirt::BalloonControllerMarker>(
+        guest,
+        manager,
+        async |guest, server| guest.get_balloon_controller(server).await,
+    );
+    Ok(connected.await?.1)
 }
 
 /// Asks for a size.
-pub(crate) async fn set(manager: &fvirt::GuestManagerProxy, pages: u32) -> BalloonOutcome {
-    match connect(manager).await {
+pub(crate) async fn set(
+    guest: GuestType,
+    manager: &fvirt::GuestManagerProxy,
+    pages: u32,
+) -> BalloonOutcome {
+    match connect(guest, manager).await {
         Ok(balloon) => match balloon.request_num_pages(pages) {
             Ok(()) => BalloonOutcome::SetComplete(pages),
             Err(e) => BalloonOutcome::Internal(e.to_string()),
         },
-        Err(outcome) => outcome,
+        Err(reason) => reason.into(),
     }
 }
 
 /// Reads size and statistics.
-pub(crate) async fn stats(manager: &fvirt::GuestManagerProxy) -> BalloonOutcome {
-    match connect(manager).await {
+pub(crate) async fn stats(guest: GuestType, manager: &fvirt::GuestManagerProxy) -> BalloonOutcome {
+    match connect(guest, manager).await {
         Ok(balloon) => read(&balloon).await.unwrap_or_else(BalloonOutcome::Internal),
-        Err(outcome) => outcome,
+        Err(reason) => reason.into(),
     }
 }
 
@@ -144,6 +158,7 @@ mod tests {
     fn outcomes_are_tagged_in_json() {
         let json = serde_json::to_string(&BalloonOutcome::SetComplete(5)).unwrap();
         assert_eq!(json, r#"{"SetComplete":5}"#);
-        assert_eq!(serde_json::to_string(&BalloonOutcome::NotRunning).unwrap(), r#""NotRunning""#);
+        let stopped = BalloonOutcome::NotRunning(NotRunning(GuestType::Debian));
+        assert_eq!(serde_json::to_string(&stopped).unwrap(), r#""NotRunning""#);
     }
 }

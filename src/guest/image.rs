@@ -82,8 +82,8 @@ impl Progress for Bar {
         }
     }
 
-    fn detail(&mut self, line: &str) {
-        self.bar.set_message(line.to_owned());
+    fn detail(&mut self, text: &str) {
+        self.bar.set_message(text.to_owned());
     }
 
     fn canceled(&self) -> bool {

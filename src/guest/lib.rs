@@ -14,6 +14,7 @@ mod logs;
 mod mem;
 mod outcome;
 mod platform;
+mod running;
 mod socat;
 mod spelling;
 mod stop;
@@ -79,7 +80,9 @@ async fn execute(command: Command, output: Output) -> anyhow::Result<u8> {
         Command::Attach(args) => {
             let port = if args.serial { Port::Serial } else { Port::Console };
             let interrupts = Interrupts::take().context("Taking over signals")?.stream();
-            let attached = attach::attach(&manager(args.guest_type)?, port, interrupts).await?;
+            let attached =
+                attach::attach(args.guest_type, &manager(args.guest_type)?, port, interrupts)
+                    .await?;
             outcome::print(&attached, output)?
         }
         Command::Stop(args) => {
@@ -92,18 +95,23 @@ async fn execute(command: Command, output: Output) -> anyhow::Result<u8> {
         Command::Balloon(args) => {
             let outcome = match args.command {
                 BalloonCommand::Set(args) => {
-                    balloon::set(&manager(args.guest_type)?, args.num_pages).await
+                    balloon::set(args.guest_type, &manager(args.guest_type)?, args.num_pages).await
                 }
-                BalloonCommand::Stats(args) => balloon::stats(&manager(args.guest_type)?).await,
+                BalloonCommand::Stats(args) => {
+                    balloon::stats(args.guest_type, &manager(args.guest_type)?).await
+                }
             };
             outcome::print(&outcome, output)?
         }
         Command::Mem(args) => {
             let outcome = match args.command {
                 MemCommand::RequestPlugged(args) => {
-                    mem::request_plugged(&manager(args.guest_type)?, args.size).await
+                    mem::request_plugged(args.guest_type, &manager(args.guest_type)?, args.size)
+                        .await
                 }
-                MemCommand::Stats(args) => mem::stats(&manager(args.guest_type)?).await,
+                MemCommand::Stats(args) => {
+                    mem::stats(args.guest_type, &manager(args.guest_type)?).await
+                }
             };
             outcome::print(&outcome, output)?
         }

@@ -1,7 +1,8 @@
 //! `guest mem`: memory that is plugged into a running guest.
 
+use crate::args::GuestType;
 use crate::outcome::{EXIT_FAILURE, EXIT_NOT_RUNNING, Outcome};
-use fidl::endpoints::create_proxy;
+use crate::running::{self, NotRunning, Unreachable};
 use fidl_fuchsia_virtualization as fvirt;
 use serde::Serialize;
 use std::fmt;
@@ -17,16 +18,27 @@ pub(crate) enum MemOutcome {
         requested_size: u64,
     },
     Requested(u64),
-    NotRunning,
     NoMemDevice,
     Internal(String),
+    #[serde(untagged)]
+    NotRunning(NotRunning),
+}
+
+impl From<Unreachable> for MemOutcome {
+    fn from(reason: Unreachable) -> Self {
+        match reason {
+            Unreachable::NotRunning(guest) => Self::NotRunning(guest),
+            Unreachable::NoDevice => Self::NoMemDevice,
+            Unreachable::Broken(reason) => Self::Internal(reason),
+        }
+    }
 }
 
 impl Outcome for MemOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Stats { .. } | Self::Requested(_) => 0,
-            Self::NotRunning | Self::NoMemDevice => EXIT_NOT_RUNNING,
+            Self::NotRunning(_) | Self::NoMemDevice => EXIT_NOT_RUNNING,
             Self::Internal(_) => EXIT_FAILURE,
         }
     }
@@ -49,7 +61,7 @@ impl fmt::Display for MemOutcome {
                 writeln!(f, "requested_size: {requested_size}")
             }
             Self::Requested(size) => writeln!(f, "The guest was asked to plug in {size} bytes"),
-            Self::NotRunning => writeln!(f, "The guest is not running"),
+            Self::NotRunning(guest) => writeln!(f, "{guest}"),
             Self::NoMemDevice => {
                 writeln!(f, "The guest has no memory device; launch it with --virtio-mem true")
             }
@@ -59,35 +71,36 @@ impl fmt::Display for MemOutcome {
 }
 
 async fn connect(
+    guest: GuestType,
     manager: &fvirt::GuestManagerProxy,
-) -> Result<fvirt::MemControllerProxy, MemOutcome> {
-    let internal = |e: fidl::Error| MemOutcome::Internal(e.to_string());
-    let (guest, server) = create_proxy::<fvirt::GuestMarker>();
-    manager.connect(server).await.map_err(internal)?.map_err(|_| MemOutcome::NotRunning)?;
-    let (controller, server) = create_proxy::<fvirt::MemControllerMarker>();
-    match guest.get_mem_controller(server).await.map_err(internal)? {
-        Ok(()) => Ok(controller),
-        Err(fvirt::GuestError::DeviceNotPresent) => Err(MemOutcome::NoMemDevice),
-        Err(error) => Err(MemOutcome::Internal(format!("{error:?}"))),
-    }
+) -> Result<fvirt::MemControllerProxy, Unreachable> {
+    let connected =
+        running::connect::<fvirt::MemControllerMarker>(guest, manager, async |guest, server| {
+            guest.get_mem_controller(server).await
+        });
+    Ok(connected.await?.1)
 }
 
 /// Asks for so many bytes to be plugged in.
-pub(crate) async fn request_plugged(manager: &fvirt::GuestManagerProxy, size: u64) -> MemOutcome {
-    match connect(manager).await {
+pub(crate) async fn request_plugged(
+    guest: GuestType,
+    manager: &fvirt::GuestManagerProxy,
+    size: u64,
+) -> MemOutcome {
+    match connect(guest, manager).await {
         Ok(controller) => match controller.request_size(size) {
             Ok(()) => MemOutcome::Requested(size),
             Err(e) => MemOutcome::Internal(e.to_string()),
         },
-        Err(outcome) => outcome,
+        Err(reason) => reason.into(),
     }
 }
 
 /// Reads the sizes.
-pub(crate) async fn stats(manager: &fvirt::GuestManagerProxy) -> MemOutcome {
-    let controller = match connect(manager).await {
+pub(crate) async fn stats(guest: GuestType, manager: &fvirt::GuestManagerProxy) -> MemOutcome {
+    let controller = match connect(guest, manager).await {
         Ok(controller) => controller,
-        Err(outcome) => return outcome,
+        Err(reason) => return reason.into(),
     };
     match controller.get_mem_size().await {
         Ok((block_size, region_size, usable_region_size, plugged_size, requested_size)) => {

@@ -2,8 +2,9 @@
 
 use crate::args::{GuestType, SocatCommand};
 use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
+use crate::running::{self, NotRunning, Unreachable};
 use crate::terminal::{self, Input, Terminal};
-use fidl::endpoints::{create_proxy, create_request_stream};
+use fidl::endpoints::create_request_stream;
 use fidl_fuchsia_virtualization as fvirt;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
@@ -16,20 +17,31 @@ use std::fmt;
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub(crate) enum SocatOutcome {
     SocatSuccess,
-    NotRunning,
     NoVsockDevice,
     NoListener(u32),
     FailedToListen(u32),
     InternalFailure(String),
     /// A signal asked this command to end.
     Interrupted,
+    #[serde(untagged)]
+    NotRunning(NotRunning),
+}
+
+impl From<Unreachable> for SocatOutcome {
+    fn from(reason: Unreachable) -> Self {
+        match reason {
+            Unreachable::NotRunning(guest) => Self::NotRunning(guest),
+            Unreachable::NoDevice => Self::NoVsockDevice,
+            Unreachable::Broken(reason) => Self::InternalFailure(reason),
+        }
+    }
 }
 
 impl Outcome for SocatOutcome {
     fn exit_code(&self) -> u8 {
         match self {
             Self::SocatSuccess => 0,
-            Self::NotRunning | Self::NoVsockDevice => EXIT_NOT_RUNNING,
+            Self::NotRunning(_) | Self::NoVsockDevice => EXIT_NOT_RUNNING,
             Self::NoListener(_) | Self::FailedToListen(_) | Self::InternalFailure(_) => {
                 EXIT_FAILURE
             }
@@ -42,7 +54,7 @@ impl fmt::Display for SocatOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SocatSuccess => Ok(()),
-            Self::NotRunning => writeln!(f, "The guest is not running"),
+            Self::NotRunning(guest) => writeln!(f, "{guest}"),
             Self::NoVsockDevice => {
                 writeln!(f, "The guest has no vsock device; launch it with --virtio-vsock true")
             }
@@ -83,19 +95,16 @@ pub(crate) async fn run(
 pub(crate) async fn endpoint(
     guest_type: GuestType,
     manager: &fvirt::GuestManagerProxy,
-) -> Result<(fvirt::GuestProxy, fvirt::HostVsockEndpointProxy), SocatOutcome> {
+) -> Result<(fvirt::GuestProxy, fvirt::HostVsockEndpointProxy), Unreachable> {
     if guest_type == GuestType::Zircon {
-        return Err(SocatOutcome::NoVsockDevice);
+        return Err(Unreachable::NoDevice);
     }
-    let internal = |e: fidl::Error| SocatOutcome::InternalFailure(e.to_string());
-    let (guest, server) = create_proxy::<fvirt::GuestMarker>();
-    manager.connect(server).await.map_err(internal)?.map_err(|_| SocatOutcome::NotRunning)?;
-    let (endpoint, server) = create_proxy::<fvirt::HostVsockEndpointMarker>();
-    match guest.get_host_vsock_endpoint(server).await.map_err(internal)? {
-        Ok(()) => Ok((guest, endpoint)),
-        Err(fvirt::GuestError::DeviceNotPresent) => Err(SocatOutcome::NoVsockDevice),
-        Err(error) => Err(SocatOutcome::InternalFailure(format!("{error:?}"))),
-    }
+    running::connect::<fvirt::HostVsockEndpointMarker>(
+        guest_type,
+        manager,
+        async |guest, server| guest.get_host_vsock_endpoint(server).await,
+    )
+    .await
 }
 
 /// Connects to a port on which the guest listens.
@@ -106,7 +115,7 @@ async fn connect(
 ) -> SocatOutcome {
     let (_guest, endpoint) = match endpoint(guest_type, manager).await {
         Ok(found) => found,
-        Err(outcome) => return outcome,
+        Err(reason) => return reason.into(),
     };
     match endpoint.connect(port).await {
         Ok(Ok(socket)) => copy(socket).await,
@@ -126,7 +135,7 @@ async fn listen(
 ) -> SocatOutcome {
     let (_guest, endpoint) = match endpoint(guest_type, manager).await {
         Ok(found) => found,
-        Err(outcome) => return outcome,
+        Err(reason) => return reason.into(),
     };
     let (acceptor, mut requests) = create_request_stream::<fvirt::HostVsockAcceptorMarker>();
     match endpoint.listen(port, acceptor).await {

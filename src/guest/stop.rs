@@ -28,6 +28,8 @@ pub(crate) enum StopStatus {
 /// What `guest stop` comes to.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub(crate) struct StopOutcome {
+    #[serde(skip)]
+    guest: GuestType,
     status: StopStatus,
     stop_time_nanos: i64,
 }
@@ -50,7 +52,9 @@ impl fmt::Display for StopOutcome {
         };
         match self.status {
             StopStatus::NotStopped => writeln!(f, "The guest could not be stopped"),
-            StopStatus::NotRunning => writeln!(f, "The guest is not running"),
+            StopStatus::NotRunning => {
+                writeln!(f, "The guest {} is not running; there is nothing to stop", self.guest)
+            }
             StopStatus::Forced => writeln!(f, "The guest was forced to stop in {took}"),
             StopStatus::Graceful => writeln!(f, "The guest has shut down in {took}"),
         }
@@ -74,6 +78,7 @@ pub(crate) async fn stop(
 ) -> anyhow::Result<StopOutcome> {
     let begin = zx::Time::get_monotonic();
     let outcome = |status| StopOutcome {
+        guest,
         status,
         stop_time_nanos: (zx::Time::get_monotonic() - begin).into_nanos(),
     };
@@ -175,8 +180,8 @@ mod tests {
 
     #[test]
     fn short_times_are_in_microseconds() {
-        let text =
-            |nanos| StopOutcome { status: StopStatus::Forced, stop_time_nanos: nanos }.to_string();
+        let (guest, status) = (GuestType::Debian, StopStatus::Forced);
+        let text = |nanos| StopOutcome { guest, status, stop_time_nanos: nanos }.to_string();
         assert!(text(999_999).ends_with("in 999 µs\n"));
         assert!(text(1_000_000).ends_with("in 1 ms\n"));
     }

@@ -6,7 +6,8 @@
 
 use crate::args::{GuestType, VsockPerfArgs};
 use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
-use crate::socat::{self, SocatOutcome};
+use crate::running::{NotRunning, Unreachable};
+use crate::socat;
 use anyhow::{Context as _, anyhow, bail};
 use fidl::endpoints::create_request_stream;
 use fidl_fuchsia_virtualization as fvirt;
@@ -87,11 +88,12 @@ pub(crate) struct Measurements {
 pub(crate) enum VsockPerfOutcome {
     BenchmarkComplete(Box<Measurements>),
     UnsupportedGuest(String),
-    NotRunning,
     NoVsockDevice,
     Internal(String),
     /// A signal asked this command to end.
     Interrupted,
+    #[serde(untagged)]
+    NotRunning(NotRunning),
 }
 
 impl Outcome for VsockPerfOutcome {
@@ -99,7 +101,7 @@ impl Outcome for VsockPerfOutcome {
         match self {
             // `data_corruption` says whether the check was passed, as on Fuchsia.
             Self::BenchmarkComplete(measured) if measured.data_corruption == Some(true) => 0,
-            Self::NotRunning | Self::NoVsockDevice => EXIT_NOT_RUNNING,
+            Self::NotRunning(_) | Self::NoVsockDevice => EXIT_NOT_RUNNING,
             Self::BenchmarkComplete(_) | Self::UnsupportedGuest(_) | Self::Internal(_) => {
                 EXIT_FAILURE
             }
@@ -118,9 +120,7 @@ impl fmt::Display for VsockPerfOutcome {
                     "vsock-perf needs a program in the guest, which {guest} does not have; there is debian"
                 )
             }
-            Self::NotRunning => {
-                writeln!(f, "The guest is not running; `guest launch debian --detach` starts it")
-            }
+            Self::NotRunning(guest) => writeln!(f, "{guest}"),
             Self::NoVsockDevice => {
                 writeln!(f, "The guest has no vsock device; launch it with --virtio-vsock true")
             }
@@ -229,9 +229,9 @@ pub(crate) async fn run(
 async fn measure(args: &VsockPerfArgs, manager: &fvirt::GuestManagerProxy) -> VsockPerfOutcome {
     let (guest, endpoint) = match socat::endpoint(args.guest_type, manager).await {
         Ok(found) => found,
-        Err(SocatOutcome::NotRunning) => return VsockPerfOutcome::NotRunning,
-        Err(SocatOutcome::NoVsockDevice) => return VsockPerfOutcome::NoVsockDevice,
-        Err(other) => return VsockPerfOutcome::Internal(other.to_string().trim_end().to_owned()),
+        Err(Unreachable::NotRunning(guest)) => return VsockPerfOutcome::NotRunning(guest),
+        Err(Unreachable::NoDevice) => return VsockPerfOutcome::NoVsockDevice,
+        Err(Unreachable::Broken(reason)) => return VsockPerfOutcome::Internal(reason),
     };
     let benchmark = Benchmark {
         repeats: args.repeats.max(1),

@@ -50,6 +50,20 @@ fn a_second_launch_is_told_of_the_first_and_force_stops_it() {
 }
 
 #[test]
+fn a_second_terminal_is_told_of_the_first() {
+    let user = User::with_guest();
+    let mut first = Session::new(&user, &["launch", "debian"]);
+    first.expect(PROMPT);
+    let mut second = Session::new(&user, &["attach", "debian"]);
+    // What is typed there waits for the guest, and so for the word of the first.
+    second.type_line("poweroff -f");
+    let (_, told) = second.end_with_text();
+    assert!(told.contains("Another terminal is on debian"), "{told}");
+    let (code, told) = first.end_with_text();
+    assert!(code == Some(0) && !told.contains("Another terminal"), "{told}");
+}
+
+#[test]
 fn a_vmm_that_is_killed_is_reported_and_the_next_launch_works() {
     let user = User::with_guest();
     assert!(user.run(&["launch", "debian", "--detach"]).status.success());

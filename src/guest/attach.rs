@@ -2,6 +2,7 @@
 
 use crate::args::GuestType;
 use crate::outcome::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, Outcome};
+use crate::platform::Attachment;
 use crate::running::NotRunning;
 use crate::terminal::{self, Input, Terminal};
 use anyhow::Context as _;
@@ -161,6 +162,19 @@ async fn copy_in(terminal: &mut Terminal, mut to: fasync::Socket) -> anyhow::Res
     }
 }
 
+/// Lets others know that there is a terminal on the guest, and the person if there is another. A guest's port is one stream of bytes, and
+/// each of them goes to one reader.
+pub(crate) fn share(guest: GuestType) -> Attachment {
+    let (attachment, is_shared) = Attachment::new(guest);
+    if is_shared {
+        eprintln!(
+            "Another terminal is on {guest}: what the guest prints appears on one of them or the other. \
+             Detach there (Ctrl-]) to have all of it here."
+        );
+    }
+    attachment
+}
+
 /// Attaches to a guest that was started before.
 pub(crate) async fn attach(
     guest_type: GuestType,
@@ -184,6 +198,7 @@ pub(crate) async fn attach(
         Ok(session) => session,
         Err(e) => return Ok(AttachOutcome::AttachFailure(format!("{e:#}"))),
     };
+    let _attachment = share(guest_type);
     let mut terminal = Terminal::open().context("The terminal cannot be made raw")?;
     let interactive = terminal.is_interactive();
     let end = {

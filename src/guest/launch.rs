@@ -137,6 +137,7 @@ async fn stay(
     session: Session,
     mut interrupts: impl Stream<Item = ()> + Unpin,
 ) -> anyhow::Result<LaunchOutcome> {
+    let _attachment = attach::share(guest_type);
     let mut terminal = Terminal::open().context("The terminal cannot be made raw")?;
     if terminal.is_interactive() {
         eprint!("Press Ctrl-] to detach.\r\n");

@@ -52,6 +52,17 @@ pub(crate) fn locked_disks(_guest: GuestType) -> Vec<String> {
     Vec::new()
 }
 
+/// A terminal on a guest.
+#[derive(Debug)]
+pub(crate) struct Attachment;
+
+impl Attachment {
+    /// A terminal on the guest. Whether there is another cannot be known.
+    pub(crate) fn new(_guest: GuestType) -> (Self, bool) {
+        (Self, false)
+    }
+}
+
 /// The signals that ask this process to end: Fuchsia has none.
 pub(crate) struct Interrupts;
 

@@ -5,6 +5,7 @@ use crate::logs::{LogLine, LogsOutcome};
 use anyhow::Context as _;
 use component_manager::client::Connection;
 use component_manager::image_lock;
+use component_manager::runtime_directory::RuntimeDirectory;
 use fidl::endpoints::create_proxy;
 use fidl_fuchsia_virtualization as fvirt;
 use fidl_guest_host as fhost;
@@ -14,10 +15,11 @@ use fuchsia_zircon as zx;
 use futures::Stream;
 use futures::channel::mpsc;
 use images::Store;
+use rustix::fs::{FlockOperation, flock};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,6 +134,28 @@ pub(crate) fn locked_disks(guest: GuestType) -> Vec<String> {
             .then(|| format!("{} is in use by {}", file.path().display(), names.join(", ")))
     });
     locked.collect()
+}
+
+/// A terminal on a guest, for as long as this lives, so that others who come know of it.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    _lock: Option<File>,
+}
+
+impl Attachment {
+    /// A terminal on the guest from now on, and whether there is another. Where that cannot be known there is none.
+    pub(crate) fn new(guest: GuestType) -> (Self, bool) {
+        let Ok(directory) = RuntimeDirectory::of_user() else {
+            return (Self { _lock: None }, false);
+        };
+        let path = directory.path().join(format!("attached-{guest}"));
+        let file = File::options().create(true).truncate(false).write(true).open(path);
+        let Ok(file) = file else { return (Self { _lock: None }, false) };
+        // Whoever can have it alone is the first. Then all share it.
+        let first = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let shared = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+        (Self { _lock: shared.then_some(file) }, !first)
+    }
 }
 
 /// The signals that ask this process to end, as a stream for async code and a flag for the rest.

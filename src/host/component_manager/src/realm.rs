@@ -1,7 +1,7 @@
 //! `fuchsia.component.Realm`: a component makes, reaches and destroys children of its own.
 
 use crate::decl::*;
-use crate::manager::{ExecutionState, Manager};
+use crate::manager::{ExecutionState, Given, GivenEntry, Manager};
 use crate::model::InstanceId;
 use crate::name::{Name, RelativePath, Url};
 use fidl::endpoints::{RequestStream, ServerEnd};
@@ -126,16 +126,16 @@ fn create_child(
     }
     let created = { manager.tree().create_child(scope, &collection, name, url, startup, offers) };
     let id = created.map_err(|error| error.as_fidl())?;
-    if !handles.is_empty() {
-        manager.set_numbered_handles(id, handles);
-    }
     if let Some(controller) = args.controller {
         serve_controller(manager, id, controller);
     }
     if place.durability == Durability::SingleRun || startup == Startup::Eager {
         let started = match manager.resolve(id) {
             Err(error) => Err(error.as_fidl()),
-            Ok(_) => manager.start(id).map_err(|error| error.as_fidl()),
+            Ok(_) => {
+                let given = Given { numbered_handles: handles, ..Given::default() };
+                manager.start_given(id, given).map_err(|error| error.as_fidl())
+            }
         };
         if let Err(error) = started {
             manager.tree().remove(id);
@@ -292,6 +292,11 @@ fn serve_controller(
     .detach();
 }
 
+/// A namespace entry in our terms, or `None` for one that is not complete or has no path of a namespace.
+fn given_entry(entry: fcomponent::NamespaceEntry) -> Option<GivenEntry> {
+    Some((entry.path?.parse().ok()?, entry.directory?))
+}
+
 fn start_with(
     manager: &Manager,
     id: InstanceId,
@@ -304,11 +309,14 @@ fn start_with(
     if manager.state(id) != ExecutionState::Stopped {
         return Err(fcomponent::Error::InstanceAlreadyStarted);
     }
-    if args.namespace_entries.is_some_and(|entries| !entries.is_empty()) {
-        return Err(fcomponent::Error::Unsupported);
-    }
-    manager.set_numbered_handles(id, args.numbered_handles.unwrap_or_default());
-    manager.start(id).map_err(|error| error.as_fidl())?;
+    let entries = args.namespace_entries.unwrap_or_default().into_iter().map(given_entry);
+    let given = Given {
+        numbered_handles: args.numbered_handles.unwrap_or_default(),
+        namespace_entries: entries
+            .collect::<Option<_>>()
+            .ok_or(fcomponent::Error::InvalidArguments)?,
+    };
+    manager.start_given(id, given).map_err(|error| error.as_fidl())?;
     let Some(stopped) = manager.on_stopped(id) else { return Err(fcomponent::Error::InstanceDied) };
     let weak = manager.downgrade();
     fasync::Task::local(async move {

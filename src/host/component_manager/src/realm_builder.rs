@@ -58,6 +58,9 @@ pub enum RealmBuilderError {
     /// Two children have one name.
     #[error("There is a child {0} already")]
     ChildExists(Name),
+    /// The framework takes nothing.
+    #[error("A route of {0} cannot end in the framework")]
+    EndsInFramework(Name),
     /// The realm does not resolve.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -114,6 +117,8 @@ pub enum Ref {
     Child(ChildRef),
     /// The test, or above it what the builder provides.
     Parent,
+    /// The component manager, for the realm itself. Only the start of a route.
+    Framework,
 }
 
 impl From<&ChildRef> for Ref {
@@ -351,11 +356,13 @@ impl RealmBuilder {
             }
             Ref::Parent if capability.kind == CapabilityType::Storage => Source::Itself,
             Ref::Parent => Source::Parent,
+            Ref::Framework => Source::Framework,
         };
         for to in to {
             let (rights, subdir, availability) =
                 (None, RelativePath::default(), Availability::Required);
             match to {
+                Ref::Framework => return Err(RealmBuilderError::EndsInFramework(name)),
                 Ref::Parent => self.root.exposes.push(ExposeDecl {
                     kind: capability.kind,
                     source_name: name.clone(),

@@ -4,21 +4,29 @@
 
 use component_manager::decl::{Rights, Startup};
 use component_manager::manager::ExecutionState;
-use component_manager::realm_builder::{Capability, LocalComponentHandles, RealmBuilder, Ref};
-use fidl::endpoints::{Proxy, create_proxy};
+use component_manager::model::InstanceId;
+use component_manager::realm_builder::{
+    Capability, ChildRef, LocalComponentHandles, RealmBuilder, RealmInstance, Ref,
+};
+use fidl::endpoints::{
+    ClientEnd, DiscoverableProtocolMarker, ProtocolMarker, Proxy, create_endpoints, create_proxy,
+};
 use fidl_fuchsia_component as fcomponent;
 use fidl_fuchsia_component_decl as fdecl;
 use fidl_fuchsia_io as fio;
+use fidl_fuchsia_process as fprocess;
 use fidl_fuchsia_virtualization as fvirtualization;
 use fuchsia_async as fasync;
 use fuchsia_component::server::ServiceFs;
-use fuchsia_zircon as zx;
+use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _};
 use futures::{AsyncReadExt, StreamExt};
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_component_manager_test_components");
+/// `PA_HND(PA_USER0, 0)`.
+const USER_HANDLE: u32 = 0xf0;
 const ECHO: &str = include_str!("components/meta/echo_elf.cml");
 
 /// A package directory whose binaries are the test components.
@@ -29,6 +37,41 @@ fn package() -> tempfile::TempDir {
         std::os::unix::fs::symlink(PROGRAM, package.path().join("bin").join(name)).unwrap();
     }
     package
+}
+
+/// A program without a lifecycle that serves `protocol: p`, or is said to.
+fn bare(binary: &str) -> String {
+    format!(
+        "{{
+            program: {{ runner: 'elf', binary: 'bin/{binary}' }},
+            capabilities: [ {{ protocol: 'p' }} ],
+            expose: [ {{ protocol: 'p', from: 'self' }} ],
+        }}"
+    )
+}
+
+fn find(realm: &RealmInstance, moniker: &str) -> InstanceId {
+    realm.manager().tree().find(&moniker.parse().unwrap()).unwrap()
+}
+
+/// A protocol from the child to the test, under its own name.
+fn expose<P: DiscoverableProtocolMarker>(builder: &mut RealmBuilder, child: &ChildRef) {
+    builder.add_route(&Capability::protocol::<P>(), child, &[Ref::Parent]).unwrap();
+}
+
+fn offer_log_sink(builder: &mut RealmBuilder, child: &ChildRef) {
+    let log_sink = Capability::protocol_by_name("fuchsia.logger.LogSink");
+    builder.add_route(&log_sink, Ref::Parent, &[Ref::from(child)]).unwrap();
+}
+
+fn open<P: ProtocolMarker>(
+    directory: &fio::DirectoryProxy,
+    name: &str,
+    flags: fio::Flags,
+) -> P::Proxy {
+    let (proxy, server) = create_proxy::<P>();
+    directory.open(name, flags, &fio::Options::default(), server.into_channel()).unwrap();
+    proxy
 }
 
 async fn pid_of(lifecycle: &fvirtualization::GuestLifecycleProxy) -> Result<String, fidl::Error> {
@@ -68,13 +111,7 @@ async fn a_fake_starts_on_first_use_and_again_after_its_end() {
     let runs = Rc::new(Cell::new(0));
     let mut builder = RealmBuilder::new();
     let child = builder.add_local_child("fake", fake(Rc::clone(&runs)), Startup::Lazy).unwrap();
-    builder
-        .add_route(
-            &Capability::protocol::<fvirtualization::GuestLifecycleMarker>(),
-            &child,
-            &[Ref::Parent],
-        )
-        .unwrap();
+    expose::<fvirtualization::GuestLifecycleMarker>(&mut builder, &child);
     let realm = builder.build().unwrap();
     assert_eq!(runs.get(), 0);
     for run in 1..=3 {
@@ -91,24 +128,12 @@ async fn a_process_is_stopped_by_its_lifecycle_and_starts_again() {
     let package = package();
     let mut builder = RealmBuilder::new();
     let echo = builder.add_child_from_manifest("echo", ECHO, package.path()).unwrap();
-    builder
-        .add_route(
-            &Capability::protocol_by_name("fuchsia.logger.LogSink"),
-            Ref::Parent,
-            &[Ref::from(&echo)],
-        )
-        .unwrap();
-    builder
-        .add_route(
-            &Capability::protocol::<fvirtualization::GuestLifecycleMarker>(),
-            &echo,
-            &[Ref::Parent],
-        )
-        .unwrap();
+    offer_log_sink(&mut builder, &echo);
+    expose::<fvirtualization::GuestLifecycleMarker>(&mut builder, &echo);
     let realm = builder.build().unwrap();
     let lifecycle = realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
     let first = pid_of(&lifecycle).await.unwrap();
-    let id = realm.manager().tree().find(&"echo".parse().unwrap()).unwrap();
+    let id = find(&realm, "echo");
     realm.manager().stop(id).await;
     assert_eq!(realm.manager().last_end(id).unwrap().status, zx::Status::OK);
     assert_eq!(realm.manager().last_end(id).unwrap().exit_code, Some(0));
@@ -121,11 +146,10 @@ async fn a_process_is_stopped_by_its_lifecycle_and_starts_again() {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn a_process_without_a_lifecycle_is_killed() {
     let package = package();
-    let manifest = "{ program: { runner: 'elf', binary: 'bin/stubborn' }, capabilities: [ { protocol: 'p' } ], expose: [ { protocol: 'p', from: 'self' } ] }";
     let mut builder = RealmBuilder::new();
-    builder.add_child_from_manifest("stubborn", manifest, package.path()).unwrap();
+    builder.add_child_from_manifest("stubborn", &bare("stubborn"), package.path()).unwrap();
     let realm = builder.build().unwrap();
-    let id = realm.manager().tree().find(&"stubborn".parse().unwrap()).unwrap();
+    let id = find(&realm, "stubborn");
     realm.manager().start(id).unwrap();
     realm.manager().stop(id).await;
     let end = realm.manager().last_end(id).unwrap();
@@ -136,14 +160,14 @@ async fn a_process_without_a_lifecycle_is_killed() {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn a_missing_binary_is_an_instance_that_cannot_start() {
     let package = package();
-    let manifest = "{ program: { runner: 'elf', binary: 'bin/nothing' }, capabilities: [ { protocol: 'p' } ], expose: [ { protocol: 'p', from: 'self' } ] }";
     let mut builder = RealmBuilder::new();
-    let child = builder.add_child_from_manifest("missing", manifest, package.path()).unwrap();
+    let child =
+        builder.add_child_from_manifest("missing", &bare("nothing"), package.path()).unwrap();
     builder.add_route(&Capability::protocol_by_name("p"), &child, &[Ref::Parent]).unwrap();
     let realm = builder.build().unwrap();
     let proxy = realm.connect_to_named_protocol::<fvirtualization::GuestLifecycleMarker>("p");
     proxy.on_closed().await.unwrap();
-    let id = realm.manager().tree().find(&"missing".parse().unwrap()).unwrap();
+    let id = find(&realm, "missing");
     while realm.manager().last_end(id).is_none() {
         fasync::Timer::new(zx::Duration::from_millis(10)).await;
     }
@@ -162,11 +186,10 @@ async fn what_a_run_escrows_comes_with_the_next_one() {
     for request_comes_first in [true, false] {
         let mut builder = RealmBuilder::new();
         let child = builder.add_child_from_manifest("escrow", MANIFEST, package.path()).unwrap();
-        let lifecycle = Capability::protocol::<fvirtualization::GuestLifecycleMarker>();
-        builder.add_route(&lifecycle, &child, &[Ref::Parent]).unwrap();
+        expose::<fvirtualization::GuestLifecycleMarker>(&mut builder, &child);
         let realm = builder.build().unwrap();
         let manager = realm.manager();
-        let id = manager.tree().find(&"escrow".parse().unwrap()).unwrap();
+        let id = find(&realm, "escrow");
         if !request_comes_first {
             // Nobody asks for anything, so what it left stays where it is, and it stopped.
             manager.start(id).unwrap();
@@ -217,23 +240,14 @@ impl component_manager::resolver::Resolver for Relative {
     }
 }
 
-async fn with_collections(
-    package: &Path,
-) -> (component_manager::realm_builder::RealmInstance, fcomponent::RealmProxy) {
+/// The realm, and the Realm of its component `parent`.
+fn with_collections(package: &Path) -> (RealmInstance, fcomponent::RealmProxy) {
     let mut builder = RealmBuilder::new().with_resolver(Rc::new(Relative(package.to_owned())));
     let parent = builder
         .add_child("parent", "fuchsia-pkg://fuchsia.com/test#meta/parent.cm", Startup::Lazy)
         .unwrap();
-    builder
-        .add_route(
-            &Capability::protocol_by_name("fuchsia.logger.LogSink"),
-            Ref::Parent,
-            &[Ref::from(&parent)],
-        )
-        .unwrap();
-    builder
-        .add_route(&Capability::protocol::<fcomponent::RealmMarker>(), &parent, &[Ref::Parent])
-        .unwrap();
+    offer_log_sink(&mut builder, &parent);
+    expose::<fcomponent::RealmMarker>(&mut builder, &parent);
     let realm = builder.build().unwrap();
     let proxy = realm.connect_to_protocol::<fcomponent::RealmMarker>();
     (realm, proxy)
@@ -256,29 +270,37 @@ fn reference(collection: &str, name: &str) -> fdecl::ChildRef {
     fdecl::ChildRef { name: name.to_owned(), collection: Some(collection.to_owned()) }
 }
 
+async fn create(
+    realm: &fcomponent::RealmProxy,
+    place: &str,
+    decl: fdecl::Child,
+) -> Result<(), fcomponent::Error> {
+    let args = fcomponent::CreateChildArgs::default();
+    realm.create_child(&collection(place), &decl, args).await.unwrap()
+}
+
+async fn open_exposed(
+    realm: &fcomponent::RealmProxy,
+    child: &fdecl::ChildRef,
+) -> Result<fio::DirectoryProxy, fcomponent::Error> {
+    let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
+    realm.open_exposed_dir(child, server).await.unwrap().map(|()| exposed)
+}
+
+fn lifecycle_in(exposed: &fio::DirectoryProxy) -> fvirtualization::GuestLifecycleProxy {
+    let name = fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME;
+    open::<fvirtualization::GuestLifecycleMarker>(exposed, name, fio::Flags::PROTOCOL_SERVICE)
+}
+
 #[fuchsia_async::run_singlethreaded(test)]
 async fn children_are_made_reached_listed_and_destroyed() {
     let package = package();
-    let (realm, proxy) = with_collections(package.path()).await;
-    let args = fcomponent::CreateChildArgs::default;
-    proxy
-        .create_child(&collection("devices"), &child("one", "#meta/echo.cm"), args())
-        .await
-        .unwrap()
-        .unwrap();
-    let id = realm.manager().tree().find(&"parent/devices:one".parse().unwrap()).unwrap();
+    let (realm, proxy) = with_collections(package.path());
+    create(&proxy, "devices", child("one", "#meta/echo.cm")).await.unwrap();
+    let id = find(&realm, "parent/devices:one");
     assert!(realm.manager().running().contains(&id), "single-run children start at once");
-    let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
-    proxy.open_exposed_dir(&reference("devices", "one"), server).await.unwrap().unwrap();
-    let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    exposed
-        .open(
-            "fuchsia.virtualization.GuestLifecycle",
-            fio::Flags::PROTOCOL_SERVICE,
-            &fio::Options::default(),
-            server.into_channel(),
-        )
-        .unwrap();
+    let exposed = open_exposed(&proxy, &reference("devices", "one")).await.unwrap();
+    let lifecycle = lifecycle_in(&exposed);
     pid_of(&lifecycle).await.unwrap();
     let (iterator, server) = create_proxy::<fcomponent::ChildIteratorMarker>();
     proxy.list_children(&collection("devices"), server).await.unwrap().unwrap();
@@ -294,82 +316,46 @@ async fn children_are_made_reached_listed_and_destroyed() {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn a_single_run_child_that_ends_is_destroyed() {
     let package = package();
-    let (realm, proxy) = with_collections(package.path()).await;
-    proxy
-        .create_child(
-            &collection("devices"),
-            &child("one", "#meta/echo.cm"),
-            fcomponent::CreateChildArgs::default(),
-        )
-        .await
-        .unwrap()
-        .unwrap();
-    let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
-    proxy.open_exposed_dir(&reference("devices", "one"), server).await.unwrap().unwrap();
-    let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    exposed
-        .open(
-            "fuchsia.virtualization.GuestLifecycle",
-            fio::Flags::PROTOCOL_SERVICE,
-            &fio::Options::default(),
-            server.into_channel(),
-        )
-        .unwrap();
+    let (realm, proxy) = with_collections(package.path());
+    create(&proxy, "devices", child("one", "#meta/echo.cm")).await.unwrap();
+    let exposed = open_exposed(&proxy, &reference("devices", "one")).await.unwrap();
+    let lifecycle = lifecycle_in(&exposed);
     lifecycle.stop().await.unwrap();
     exposed.on_closed().await.unwrap();
-    let (_again, server) = create_proxy::<fio::DirectoryMarker>();
-    let gone = proxy.open_exposed_dir(&reference("devices", "one"), server).await.unwrap();
-    assert_eq!(gone, Err(fcomponent::Error::InstanceNotFound));
+    let gone = open_exposed(&proxy, &reference("devices", "one")).await.unwrap_err();
+    assert_eq!(gone, fcomponent::Error::InstanceNotFound);
     realm.destroy().await;
 }
 
 #[fuchsia_async::run_singlethreaded(test)]
 async fn the_realm_answers_with_the_documented_errors() {
     let package = package();
-    let (realm, proxy) = with_collections(package.path()).await;
-    let args = fcomponent::CreateChildArgs::default;
-    let create = async |place: &str, decl: fdecl::Child| {
-        proxy.create_child(&collection(place), &decl, args()).await.unwrap().unwrap_err()
-    };
-    assert_eq!(
-        create("nowhere", child("a", "#meta/echo.cm")).await,
-        fcomponent::Error::CollectionNotFound
-    );
-    assert_eq!(
-        create("lazy", child("a b", "#meta/echo.cm")).await,
-        fcomponent::Error::InvalidArguments
-    );
-    assert_eq!(create("lazy", child("a", "no url")).await, fcomponent::Error::InvalidArguments);
-    assert_eq!(create("lazy", fdecl::Child::default()).await, fcomponent::Error::InvalidArguments);
-    assert_eq!(
-        create(
+    let (realm, proxy) = with_collections(package.path());
+    let environment = Some("e".to_owned());
+    for (place, decl, expected) in [
+        ("nowhere", child("a", "#meta/echo.cm"), fcomponent::Error::CollectionNotFound),
+        ("lazy", child("a b", "#meta/echo.cm"), fcomponent::Error::InvalidArguments),
+        ("lazy", child("a", "no url"), fcomponent::Error::InvalidArguments),
+        ("lazy", fdecl::Child::default(), fcomponent::Error::InvalidArguments),
+        (
             "lazy",
-            fdecl::Child { environment: Some("e".to_owned()), ..child("a", "#meta/echo.cm") }
-        )
-        .await,
-        fcomponent::Error::InvalidArguments
-    );
+            fdecl::Child { environment, ..child("a", "#meta/echo.cm") },
+            fcomponent::Error::InvalidArguments,
+        ),
+        ("devices", child("a", "#meta/none.cm"), fcomponent::Error::InstanceCannotResolve),
+    ] {
+        assert_eq!(create(&proxy, place, decl.clone()).await, Err(expected), "{decl:?}");
+    }
+    create(&proxy, "lazy", child("a", "#meta/echo.cm")).await.unwrap();
     assert_eq!(
-        create("devices", child("a", "#meta/none.cm")).await,
+        create(&proxy, "lazy", child("a", "#meta/echo.cm")).await,
+        Err(fcomponent::Error::InstanceAlreadyExists)
+    );
+    create(&proxy, "lazy", child("bad", "#meta/none.cm")).await.unwrap();
+    assert_eq!(
+        open_exposed(&proxy, &reference("lazy", "bad")).await.unwrap_err(),
         fcomponent::Error::InstanceCannotResolve
     );
-    proxy
-        .create_child(&collection("lazy"), &child("a", "#meta/echo.cm"), args())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        create("lazy", child("a", "#meta/echo.cm")).await,
-        fcomponent::Error::InstanceAlreadyExists
-    );
-    proxy
-        .create_child(&collection("lazy"), &child("bad", "#meta/none.cm"), args())
-        .await
-        .unwrap()
-        .unwrap();
-    let (_exposed, server) = create_proxy::<fio::DirectoryMarker>();
-    let unresolved = proxy.open_exposed_dir(&reference("lazy", "bad"), server).await.unwrap();
-    assert_eq!(unresolved, Err(fcomponent::Error::InstanceCannotResolve));
     assert_eq!(
         proxy.destroy_child(&reference("lazy", "b")).await.unwrap(),
         Err(fcomponent::Error::InstanceNotFound)
@@ -385,16 +371,8 @@ async fn the_realm_answers_with_the_documented_errors() {
 #[fuchsia_async::run_singlethreaded(test)]
 async fn an_execution_controller_tells_the_end() {
     let package = package();
-    let (realm, proxy) = with_collections(package.path()).await;
-    proxy
-        .create_child(
-            &collection("lazy"),
-            &child("a", "#meta/echo.cm"),
-            fcomponent::CreateChildArgs::default(),
-        )
-        .await
-        .unwrap()
-        .unwrap();
+    let (realm, proxy) = with_collections(package.path());
+    create(&proxy, "lazy", child("a", "#meta/echo.cm")).await.unwrap();
     let (controller, server) = create_proxy::<fcomponent::ControllerMarker>();
     proxy.open_controller(&reference("lazy", "a"), server).await.unwrap().unwrap();
     assert_eq!(controller.is_started().await.unwrap(), Ok(false));
@@ -412,6 +390,169 @@ async fn an_execution_controller_tells_the_end() {
     realm.destroy().await;
 }
 
+/// A directory with one file, `note`.
+fn note(text: &str) -> ClientEnd<fio::DirectoryMarker> {
+    let directory = vfs::directory::simple();
+    directory.add_entry("note", vfs::file::read_only(text.as_bytes().to_vec())).unwrap();
+    let (client, server) = create_endpoints::<fio::DirectoryMarker>();
+    let scope = vfs::execution_scope::ExecutionScope::new();
+    vfs::directory::serve(directory, &scope, fio::R_STAR_DIR, server);
+    client
+}
+
+fn namespace_entry(path: &str) -> fcomponent::NamespaceEntry {
+    fcomponent::NamespaceEntry {
+        path: Some(path.to_owned()),
+        directory: Some(note(path)),
+        ..Default::default()
+    }
+}
+
+/// The controller of the realm's own child `name`.
+async fn controller_of(realm: &RealmInstance, name: &str) -> fcomponent::ControllerProxy {
+    let (controller, server) = create_proxy::<fcomponent::ControllerMarker>();
+    let child = fdecl::ChildRef { name: name.to_owned(), collection: None };
+    let proxy = realm.connect_to_protocol::<fcomponent::RealmMarker>();
+    proxy.open_controller(&child, server).await.unwrap().unwrap();
+    controller
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn a_run_has_what_its_starter_gave_and_the_next_run_has_not() {
+    let (sender, mut seen) = futures::channel::mpsc::unbounded();
+    let run = move |handles: LocalComponentHandles| {
+        let sender = sender.clone();
+        async move {
+            let mut notes = Vec::new();
+            for path in ["/given/one", "/given/two"] {
+                let Some(directory) = handles.directory(path) else { continue };
+                let flags = fio::Flags::PROTOCOL_FILE | fio::Flags::PERM_READ_BYTES;
+                let file = open::<fio::FileMarker>(directory, "note", flags);
+                notes.push(String::from_utf8(file.read(64).await?.unwrap())?);
+            }
+            let user = |handle: &&fprocess::HandleInfo| handle.id == USER_HANDLE;
+            let handle = handles.numbered_handles.iter().find(user);
+            sender.unbounded_send((notes, handle.map(|handle| handle.handle.get_koid())))?;
+            Ok(())
+        }
+    };
+    let mut builder = RealmBuilder::new();
+    builder.add_local_child("child", run, Startup::Lazy).unwrap();
+    builder
+        .add_route(
+            &Capability::protocol::<fcomponent::RealmMarker>(),
+            Ref::Framework,
+            &[Ref::Parent],
+        )
+        .unwrap();
+    let realm = builder.build().unwrap();
+    let controller = controller_of(&realm, "child").await;
+    let event = zx::Event::create();
+    let koid = event.get_koid();
+    let args = fcomponent::StartChildArgs {
+        numbered_handles: Some(vec![fprocess::HandleInfo {
+            handle: event.into_handle(),
+            id: USER_HANDLE,
+        }]),
+        namespace_entries: Some(vec![namespace_entry("/given/one"), namespace_entry("/given/two")]),
+        ..Default::default()
+    };
+    for (args, notes, handle) in [
+        (args, vec!["/given/one".to_owned(), "/given/two".to_owned()], Some(koid)),
+        (fcomponent::StartChildArgs::default(), Vec::new(), None),
+    ] {
+        let (execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
+        controller.start(args, server).await.unwrap().unwrap();
+        assert_eq!(seen.next().await.unwrap(), (notes, handle));
+        execution.on_closed().await.unwrap();
+    }
+    realm.destroy().await;
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn what_a_starter_gives_must_not_overlap() {
+    let mut builder = RealmBuilder::new();
+    let runs = Rc::new(Cell::new(0));
+    let child = builder.add_local_child("child", fake(Rc::clone(&runs)), Startup::Lazy).unwrap();
+    offer_log_sink(&mut builder, &child);
+    builder
+        .add_route(
+            &Capability::protocol::<fcomponent::RealmMarker>(),
+            Ref::Framework,
+            &[Ref::Parent],
+        )
+        .unwrap();
+    let realm = builder.build().unwrap();
+    let controller = controller_of(&realm, "child").await;
+    let incomplete = fcomponent::NamespaceEntry { directory: None, ..namespace_entry("/a") };
+    let unnamed = fcomponent::NamespaceEntry { path: None, ..namespace_entry("/a") };
+    for entries in [
+        vec![namespace_entry("/a"), namespace_entry("/a")],
+        vec![namespace_entry("/a"), namespace_entry("/a/b")],
+        vec![namespace_entry("/a/b"), namespace_entry("/a")],
+        // What its manifest leads to.
+        vec![namespace_entry("/svc")],
+        vec![namespace_entry("/svc/sub")],
+        vec![namespace_entry("/pkg")],
+        vec![namespace_entry("/")],
+        vec![namespace_entry("relative")],
+        vec![incomplete],
+        vec![unnamed],
+    ] {
+        let paths: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
+        let args =
+            fcomponent::StartChildArgs { namespace_entries: Some(entries), ..Default::default() };
+        let (execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
+        let result = controller.start(args, server).await.unwrap();
+        assert_eq!(result, Err(fcomponent::Error::InvalidArguments), "{paths:?}");
+        execution.on_closed().await.unwrap();
+    }
+    assert_eq!((runs.get(), controller.is_started().await.unwrap()), (0, Ok(false)));
+    // Names that only begin alike are in nobody's way, and nothing is left of the failures.
+    let args = fcomponent::StartChildArgs {
+        namespace_entries: Some(vec![namespace_entry("/a"), namespace_entry("/ab")]),
+        ..Default::default()
+    };
+    let (_execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
+    controller.start(args, server).await.unwrap().unwrap();
+    assert_eq!(runs.get(), 1);
+    realm.destroy().await;
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn what_is_not_routed_is_refused_and_the_log_says_why() {
+    const MANIFEST: &str = "{
+        program: { runner: 'elf', binary: 'bin/stubborn' },
+        capabilities: [ { service: 's' }, { dictionary: 'd' } ],
+        use: [ { event_stream: 'started', from: 'parent' } ],
+        expose: [ { service: 's', from: 'self' }, { dictionary: 'd', from: 'self' } ],
+    }";
+    let package = package();
+    let mut builder = RealmBuilder::new();
+    builder.add_child_from_manifest("child", MANIFEST, package.path()).unwrap();
+    let realm = builder.build().unwrap();
+    let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
+    realm.manager().open_exposed(find(&realm, "child"), server).unwrap();
+    for (kind, name) in [("service", "s"), ("dictionary", "d")] {
+        let opened = open::<fio::DirectoryMarker>(&exposed, name, fio::Flags::PROTOCOL_DIRECTORY);
+        let error = opened.take_event_stream().next().await.unwrap().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                fidl::Error::ClientChannelClosed { status: zx::Status::NOT_SUPPORTED, .. }
+            ),
+            "{error:?}"
+        );
+        let (records, _) =
+            realm.manager().logs().read(0, 100, |record| &*record.moniker == "child");
+        let expected = format!(
+            "Its {kind} {name} was asked for: A {kind} cannot be routed by this component manager; it routes protocols, directories, storage, runners and configuration"
+        );
+        assert!(records.iter().any(|record| record.message == expected), "{records:?}");
+    }
+    realm.destroy().await;
+}
+
 #[fuchsia_async::run_singlethreaded(test)]
 async fn storage_is_each_components_own_and_rights_are_kept() {
     let place = tempfile::tempdir().unwrap();
@@ -425,12 +566,11 @@ async fn storage_is_each_components_own_and_rights_are_kept() {
             let sender = sender.clone();
             async move {
                 let tmp = handles.directory("/tmp").unwrap();
-                let (file, server) = create_proxy::<fio::FileMarker>();
                 let flags = fio::Flags::PROTOCOL_FILE
                     | fio::Flags::FLAG_MUST_CREATE
                     | fio::Flags::PERM_WRITE_BYTES
                     | fio::Flags::PERM_READ_BYTES;
-                tmp.open("file", flags, &fio::Options::default(), server.into_channel())?;
+                let file = open::<fio::FileMarker>(tmp, "file", flags);
                 let written = file.write(name.as_bytes()).await?.map_err(zx::Status::from_raw)?;
                 sender.unbounded_send((name, written))?;
                 Ok(())
@@ -467,13 +607,8 @@ async fn a_directory_gives_no_more_rights_than_its_route() {
                 (fio::Flags::PERM_READ_BYTES, "read"),
                 (fio::Flags::PERM_READ_BYTES | fio::Flags::PERM_WRITE_BYTES, "write"),
             ] {
-                let (file, server) = create_proxy::<fio::FileMarker>();
-                directory.open(
-                    "file",
-                    flags | fio::Flags::PROTOCOL_FILE,
-                    &fio::Options::default(),
-                    server.into_channel(),
-                )?;
+                let flags = flags | fio::Flags::PROTOCOL_FILE;
+                let file = open::<fio::FileMarker>(directory, "file", flags);
                 let bytes = file.read(16).await.ok().and_then(Result::ok);
                 sender.unbounded_send((name, bytes))?;
             }

@@ -3,7 +3,8 @@
 //! An instance runs from the call of its runner's `Start` until the `ComponentController` channel closes. Whoever uses it in between two
 //! runs starts it again; nothing else does.
 
-use super::{Manager, namespace};
+use super::Manager;
+use super::namespace::{self, GivenEntry};
 use crate::decl::{Durability, Startup};
 use crate::model::{InstanceId, RouteError, RouteSource, TreeError};
 use crate::runner::{self, RunnerError};
@@ -43,6 +44,14 @@ pub enum StartError {
     /// Its namespace cannot be made.
     #[error("Its namespace: {0}")]
     Namespace(String),
+    /// Whoever started it gave it a directory where one is already, or around or inside it.
+    #[error("It was given {given} beside {present} of its namespace")]
+    NamespaceConflict {
+        /// The path that was given.
+        given: String,
+        /// The path in its way.
+        present: String,
+    },
     /// Its configuration is not complete.
     #[error("Its configuration: {0}")]
     Config(String),
@@ -66,6 +75,7 @@ impl StartError {
             | Self::NoRunner(_)
             | Self::Namespace(_)
             | Self::Config(_) => fcomponent::Error::InstanceCannotStart,
+            Self::NamespaceConflict { .. } => fcomponent::Error::InvalidArguments,
             Self::Stopping => fcomponent::Error::InstanceDied,
         }
     }
@@ -78,6 +88,7 @@ impl StartError {
             Self::NoRunner(_)
             | Self::Runner(_)
             | Self::Namespace(_)
+            | Self::NamespaceConflict { .. }
             | Self::Config(_)
             | Self::Circle => zx::Status::UNAVAILABLE,
         }
@@ -119,14 +130,19 @@ pub struct Ended {
     pub exit_code: Option<i64>,
 }
 
+/// What whoever starts a run gives it beside what its manifest leads to.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub(crate) numbered_handles: Vec<fprocess::HandleInfo>,
+    pub(crate) namespace_entries: Vec<GivenEntry>,
+}
+
 /// What the manager knows of an instance's runs.
 #[derive(Default)]
 pub(super) struct Execution {
     run: Option<Run>,
     stopping: bool,
     last: Option<Ended>,
-    /// Handles for the next run alone.
-    numbered_handles: Vec<fprocess::HandleInfo>,
     /// The outgoing directory that this run gave back unserved.
     escrowed: Option<ServerEnd<fio::DirectoryMarker>>,
     /// The dictionary, by token, that this run or an earlier one left for the next.
@@ -195,16 +211,16 @@ impl Manager {
         self.executions().get(&id)?.last
     }
 
-    /// Keeps handles for the instance's next run.
-    pub(crate) fn set_numbered_handles(&self, id: InstanceId, handles: Vec<fprocess::HandleInfo>) {
-        self.executions_mut().entry(id).or_default().numbered_handles = handles;
-    }
-
     /// Starts the instance unless it runs; its static eager children, too.
     ///
     /// # Errors
     /// [`StartError`]; the reason is also in the log under the instance's moniker.
     pub fn start(&self, id: InstanceId) -> Result<(), StartError> {
+        self.start_given(id, Given::default())
+    }
+
+    /// As [`Manager::start`], with more for the run that this starts; dropped where it runs already.
+    pub(crate) fn start_given(&self, id: InstanceId, given: Given) -> Result<(), StartError> {
         match self.state(id) {
             ExecutionState::Running => return Ok(()),
             ExecutionState::Stopping => {
@@ -213,19 +229,19 @@ impl Manager {
             }
             ExecutionState::Stopped => {}
         }
-        self.start_stopped(id).inspect_err(|error| {
+        self.start_stopped(id, given).inspect_err(|error| {
             self.logs().error(&self.moniker(id), &format!("Did not start: {error}"));
         })
     }
 
-    fn start_stopped(&self, id: InstanceId) -> Result<(), StartError> {
+    fn start_stopped(&self, id: InstanceId, given: Given) -> Result<(), StartError> {
         if self.inner.shutting_down.get() || self.is_destroying(id) {
             return Err(StartError::Stopping);
         }
         let resolved = self.resolve(id)?;
         let Some(program) = &resolved.decl.program else { return Err(StartError::NoProgram) };
         let moniker = self.moniker(id);
-        let (outgoing, outgoing_server, numbered_handles, dictionary) = {
+        let (outgoing, outgoing_server, dictionary) = {
             let mut executions = self.executions_mut();
             let execution = executions.entry(id).or_default();
             // Its hold on the channel goes first.
@@ -235,23 +251,23 @@ impl Manager {
                 Ok(channel) => (proxy, ServerEnd::new(channel)),
                 Err(_) => create_proxy::<fio::DirectoryMarker>(),
             };
-            let handles = std::mem::take(&mut execution.numbered_handles);
-            (proxy, server, handles, execution.dictionary.take())
+            (proxy, server, execution.dictionary.take())
         };
         let (controller, controller_server) = create_proxy::<fcrunner::ComponentControllerMarker>();
         let number = self.inner.next_run.get();
         self.inner.next_run.set(number + 1);
         let mut tasks = Vec::new();
         let scope = ExecutionScope::new();
-        let namespace =
+        let mut namespace =
             namespace::build(self, id, &scope, &mut tasks).map_err(StartError::Namespace)?;
+        namespace::merge(&mut namespace, given.namespace_entries)?;
         let (runtime, runtime_server) = create_proxy::<fio::DirectoryMarker>();
         let info = runner::start_info(
             &resolved,
             namespace,
             outgoing_server,
             runtime_server,
-            numbered_handles,
+            given.numbered_handles,
             &moniker,
             self.logs(),
         );

@@ -7,7 +7,9 @@ mod namespace;
 mod open;
 mod storage;
 
+pub(crate) use lifecycle::Given;
 pub use lifecycle::{Ended, ExecutionState, StartError};
+pub(crate) use namespace::GivenEntry;
 
 use crate::builtin::Builtins;
 use crate::log::LogStore;

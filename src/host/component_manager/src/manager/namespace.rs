@@ -1,12 +1,13 @@
 //! What a component sees: its namespace, and the directory in which its neighbours see what it exposes.
 
-use super::Manager;
 use super::open::{Request, Target};
+use super::{Manager, StartError};
 use crate::decl::{CapabilityType, UseDecl};
 use crate::host_directory;
 use crate::model::{InstanceId, TreeError};
+use crate::name::Path;
 use crate::resolver::Package;
-use fidl::endpoints::{ServerEnd, create_endpoints};
+use fidl::endpoints::{ClientEnd, ServerEnd, create_endpoints};
 use fidl_fuchsia_component_runner as fcrunner;
 use fidl_fuchsia_io as fio;
 use fuchsia_async as fasync;
@@ -76,15 +77,47 @@ pub(super) fn build(
         vfs::directory::serve(directory, scope, fio::R_STAR_DIR, server);
         entries.push(entry(&path, client));
     }
-    if entries.len() > MAX_ENTRIES {
-        return Err(format!("{} entries, and {MAX_ENTRIES} are the most", entries.len()));
-    }
     Ok(entries)
+}
+
+/// A directory that whoever starts a component gives it, and its place in the namespace.
+pub(crate) type GivenEntry = (Path, ClientEnd<fio::DirectoryMarker>);
+
+/// Adds to a namespace what whoever starts its component gives.
+///
+/// # Errors
+/// [`StartError::NamespaceConflict`] where two directories would have the same path or one would be inside the other;
+/// [`StartError::Namespace`] for more entries than a namespace can have.
+pub(super) fn merge(
+    entries: &mut Vec<fcrunner::ComponentNamespaceEntry>,
+    given: Vec<GivenEntry>,
+) -> Result<(), StartError> {
+    for (path, directory) in given {
+        let present = entries.iter().filter_map(|entry| entry.path.as_deref());
+        for present in present {
+            if is_same_or_around(present, path.as_str())
+                || is_same_or_around(path.as_str(), present)
+            {
+                let (given, present) = (path.to_string(), present.to_owned());
+                return Err(StartError::NamespaceConflict { given, present });
+            }
+        }
+        entries.push(entry(path.as_str(), directory));
+    }
+    if entries.len() > MAX_ENTRIES {
+        let text = format!("{} entries, and {MAX_ENTRIES} are the most", entries.len());
+        return Err(StartError::Namespace(text));
+    }
+    Ok(())
+}
+
+fn is_same_or_around(outer: &str, inner: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn entry(
     path: &str,
-    directory: fidl::endpoints::ClientEnd<fio::DirectoryMarker>,
+    directory: ClientEnd<fio::DirectoryMarker>,
 ) -> fcrunner::ComponentNamespaceEntry {
     fcrunner::ComponentNamespaceEntry {
         path: Some(path.to_owned()),
@@ -141,6 +174,10 @@ pub(super) fn exposed_directory(
         let (place, kind) = match expose.kind {
             CapabilityType::Protocol => (&services, fio::DirentType::Service),
             CapabilityType::Directory => (&directory, fio::DirentType::Directory),
+            // Not routed. Who asks is refused, and the log says why.
+            CapabilityType::Service | CapabilityType::Dictionary => {
+                (&directory, fio::DirentType::Directory)
+            }
             _ => continue,
         };
         let target = Target::Expose { id, kind: expose.kind, name: expose.target_name.clone() };

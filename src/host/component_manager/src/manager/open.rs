@@ -45,7 +45,7 @@ pub(super) fn serve(manager: WeakManager, mut requests: mpsc::UnboundedReceiver<
 fn route_status(error: &RouteError) -> zx::Status {
     match error {
         RouteError::Rights { .. } => zx::Status::ACCESS_DENIED,
-        RouteError::Unsupported(_) => zx::Status::NOT_SUPPORTED,
+        RouteError::Unsupported(_) | RouteError::UnsupportedSource(_) => zx::Status::NOT_SUPPORTED,
         _ => zx::Status::NOT_FOUND,
     }
 }

@@ -81,11 +81,14 @@ pub enum RouteError {
         /// The component.
         moniker: Moniker,
     },
-    /// A kind that this component manager does not route, or a source that it does not know for this kind.
+    /// A kind that this component manager does not route.
     #[error(
-        "A {0} cannot be routed from there by this component manager; it routes protocols, directories, storage, runners and configuration"
+        "A {0} cannot be routed by this component manager; it routes protocols, directories, storage, runners and configuration"
     )]
     Unsupported(CapabilityType),
+    /// A source that this component manager does not know for this kind.
+    #[error("A {0} cannot come from there")]
+    UnsupportedSource(CapabilityType),
     /// A route without an end.
     #[error("The route has more than {MAX_STEPS} steps")]
     TooLong,
@@ -183,10 +186,10 @@ impl Tree {
             Step::new(self, decl.kind, decl.source_name.clone(), None, RelativePath::default());
         let (declared_by, declaration) = match step.follow(id, &decl.source)? {
             End::Storage { id, decl } => (id, decl),
-            End::Route(_) => return Err(RouteError::Unsupported(CapabilityType::Storage)),
+            End::Route(_) => return Err(RouteError::UnsupportedSource(CapabilityType::Storage)),
         };
         let CapabilityDecl::Storage { name, source, backing_dir, subdir } = declaration else {
-            return Err(RouteError::Unsupported(CapabilityType::Storage));
+            return Err(RouteError::UnsupportedSource(CapabilityType::Storage));
         };
         let rights = Some(Rights::READ | Rights::WRITE);
         let backing = Step::new(self, CapabilityType::Directory, backing_dir, rights, subdir)
@@ -312,7 +315,7 @@ impl<'a> Step<'a> {
             End::Route(source) => {
                 Ok(Route { kind: self.kind, source, rights: self.rights, subdir: self.subdir })
             }
-            End::Storage { .. } => Err(RouteError::Unsupported(CapabilityType::Storage)),
+            End::Storage { .. } => Err(RouteError::UnsupportedSource(CapabilityType::Storage)),
         }
     }
 
@@ -334,7 +337,7 @@ impl<'a> Step<'a> {
                 at: self.tree.moniker(id),
             }),
             Source::Debug | Source::Environment | Source::Collection(_) => {
-                Err(RouteError::Unsupported(self.kind))
+                Err(RouteError::UnsupportedSource(self.kind))
             }
         }
     }

@@ -5,7 +5,9 @@
 
 use component_manager::client::Connection;
 use component_manager::runtime_directory::RuntimeDirectory;
-use fidl::endpoints::{DiscoverableProtocolMarker, Proxy, create_endpoints, create_proxy};
+use fidl::endpoints::{
+    DiscoverableProtocolMarker, ProtocolMarker, Proxy, create_endpoints, create_proxy,
+};
 use fidl_fuchsia_component_runner as fcrunner;
 use fidl_fuchsia_data as fdata;
 use fidl_fuchsia_io as fio;
@@ -51,17 +53,16 @@ impl World {
     }
 }
 
-fn open<P: DiscoverableProtocolMarker>(directory: &fio::DirectoryProxy) -> P::Proxy {
+fn open_at<P: ProtocolMarker>(directory: &fio::DirectoryProxy, path: &str) -> P::Proxy {
     let (proxy, server) = create_proxy::<P>();
     directory
-        .open(
-            P::PROTOCOL_NAME,
-            fio::Flags::PROTOCOL_SERVICE,
-            &fio::Options::default(),
-            server.into_channel(),
-        )
+        .open(path, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel())
         .unwrap();
     proxy
+}
+
+fn open<P: DiscoverableProtocolMarker>(directory: &fio::DirectoryProxy) -> P::Proxy {
+    open_at::<P>(directory, P::PROTOCOL_NAME)
 }
 
 async fn pid_of(guest: &fvirtualization::GuestProxy) -> i32 {
@@ -121,49 +122,101 @@ async fn logs(connection: &Connection, moniker: &str) -> Vec<fhost::LogRecord> {
     }
 }
 
+/// A run of `echo`, as a client has it.
+struct Echo {
+    lifecycle: fvirtualization::GuestLifecycleProxy,
+    guest: fvirtualization::GuestProxy,
+    pid: i32,
+}
+
+impl Echo {
+    /// Starts it, or finds it running. A handle goes there, and a handle comes back.
+    async fn connect(directory: &fio::DirectoryProxy, path: &str) -> Self {
+        let lifecycle = open_at::<fvirtualization::GuestLifecycleMarker>(directory, path);
+        let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
+        lifecycle.bind(server).unwrap();
+        let pid = pid_of(&guest).await;
+        Self { lifecycle, guest, pid }
+    }
+
+    async fn exposed(connection: &Connection) -> Self {
+        Self::connect(
+            &connection.exposed_dir(),
+            fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME,
+        )
+        .await
+    }
+
+    /// A socket of its works both ways.
+    async fn assert_echoes(&self) {
+        let console = self.guest.get_console().await.unwrap().unwrap();
+        let mut console = fasync::Socket::from_socket(console);
+        console.write_all(b"hello").await.unwrap();
+        let mut echoed = [0; 5];
+        console.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"hello");
+    }
+
+    /// Its ends of the channels close, with no epitaph: nobody was left to write one.
+    async fn assert_peer_closed(&self) {
+        self.lifecycle.on_closed().await.unwrap();
+        self.guest.on_closed().await.unwrap();
+        let answer = self.guest.get_serial().await.unwrap_err();
+        assert!(
+            matches!(
+                answer,
+                fidl::Error::ClientChannelClosed { status: zx::Status::PEER_CLOSED, .. }
+            ),
+            "{answer:?}"
+        );
+    }
+}
+
+/// What the platform is for, from end to end: the component manager is a process; it starts a component through a runner that
+/// another component is; a client calls it with handles; SIGKILL ends it; and everybody learns that.
 #[fuchsia_async::run_singlethreaded(test)]
 async fn a_component_behind_a_component_runner_dies_is_reported_and_starts_again() {
     let world = World::new();
     let connection = world.connect("60000");
-    let exposed = connection.exposed_dir();
-    let lifecycle = open::<fvirtualization::GuestLifecycleMarker>(&exposed);
-    // A handle goes there, handles come back, and both work.
-    let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
-    lifecycle.bind(server).unwrap();
-    let first = pid_of(&guest).await;
-    let mut console = fasync::Socket::from_socket(guest.get_console().await.unwrap().unwrap());
-    console.write_all(b"hello").await.unwrap();
-    let mut echoed = [0; 5];
-    console.read_exact(&mut echoed).await.unwrap();
-    assert_eq!(&echoed, b"hello");
+    let first = Echo::exposed(&connection).await;
+    first.assert_echoes().await;
     assert_eq!(instance(&connection, "echo").await.state, fhost::ExecutionState::Running);
+    assert_eq!(instance(&connection, "runner").await.state, fhost::ExecutionState::Running);
 
-    kill(first, Signal::KILL);
-    lifecycle.on_closed().await.unwrap();
-    guest.on_closed().await.unwrap();
-    let answer = guest.get_serial().await.unwrap_err();
-    assert!(
-        matches!(answer, fidl::Error::ClientChannelClosed { status: zx::Status::PEER_CLOSED, .. }),
-        "{answer:?}"
-    );
+    kill(first.pid, Signal::KILL);
+    first.assert_peer_closed().await;
     while instance(&connection, "echo").await.state != fhost::ExecutionState::Stopped {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
     }
-    // The epitaph on the ComponentController that component_manager holds; and on one that we hold ourselves.
+    // The epitaph on the ComponentController, as the component manager had it.
     assert_eq!(instance(&connection, "echo").await.termination_status, INSTANCE_DIED);
-    let runner = open::<fcrunner::ComponentRunnerMarker>(&exposed);
-    assert_eq!(epitaph_of_a_killed_run(&runner).await, zx::Status::from_raw(INSTANCE_DIED));
 
-    let lifecycle = open::<fvirtualization::GuestLifecycleMarker>(&exposed);
-    let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
-    lifecycle.bind(server).unwrap();
-    let second = pid_of(&guest).await;
-    assert_ne!(first, second);
+    let second = Echo::exposed(&connection).await;
+    assert_ne!(first.pid, second.pid);
+    second.assert_echoes().await;
     let lines = logs(&connection, "echo").await;
     assert!(lines.iter().filter(|line| line.message == "echo runs").count() == 2, "{lines:?}");
 
     connection.control().shutdown().await.unwrap();
-    until_ended(second).await;
+    until_ended(second.pid).await;
+    world.until_gone().await;
+}
+
+/// The same with the controller in our own hands: here the test is what the component manager is to a runner.
+#[fuchsia_async::run_singlethreaded(test)]
+async fn a_killed_run_ends_its_controller_with_an_epitaph() {
+    let world = World::new();
+    let connection = world.connect("60000");
+    let runner = open::<fcrunner::ComponentRunnerMarker>(&connection.exposed_dir());
+    let (outgoing, server) = create_proxy::<fio::DirectoryMarker>();
+    let (controller, controller_server) = create_proxy::<fcrunner::ComponentControllerMarker>();
+    runner.start(start_info("bin/echo", Some(server)), controller_server).unwrap();
+    let path = format!("svc/{}", fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME);
+    let echo = Echo::connect(&outgoing, &path).await;
+    kill(echo.pid, Signal::KILL);
+    echo.assert_peer_closed().await;
+    assert_eq!(epitaph(&controller).await, zx::Status::from_raw(INSTANCE_DIED));
+    connection.control().shutdown().await.unwrap();
     world.until_gone().await;
 }
 
@@ -234,23 +287,6 @@ fn start_info(
     }
 }
 
-/// Has the runner start echo for us, kills that and tells how its controller ended.
-async fn epitaph_of_a_killed_run(runner: &fcrunner::ComponentRunnerProxy) -> zx::Status {
-    let (outgoing, server) = create_proxy::<fio::DirectoryMarker>();
-    let (controller, controller_server) = create_proxy::<fcrunner::ComponentControllerMarker>();
-    runner.start(start_info("bin/echo", Some(server)), controller_server).unwrap();
-    let (lifecycle, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    let path = format!("svc/{}", fvirtualization::GuestLifecycleMarker::PROTOCOL_NAME);
-    outgoing
-        .open(&path, fio::Flags::PROTOCOL_SERVICE, &fio::Options::default(), server.into_channel())
-        .unwrap();
-    let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
-    lifecycle.bind(server).unwrap();
-    kill(pid_of(&guest).await, Signal::KILL);
-    guest.on_closed().await.unwrap();
-    epitaph(&controller).await
-}
-
 async fn epitaph(controller: &fcrunner::ComponentControllerProxy) -> zx::Status {
     match controller.take_event_stream().next().await.unwrap() {
         Err(fidl::Error::ClientChannelClosed { status, .. }) => status,
@@ -275,16 +311,10 @@ async fn what_cannot_start_says_so_by_epitaph() {
 async fn what_fails_is_in_the_log_and_the_client_sees_its_channel_close() {
     let world = World::new();
     let connection = world.connect("60000");
-    let (proxy, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    connection
-        .exposed_dir()
-        .open(
-            "crash.Protocol",
-            fio::Flags::PROTOCOL_SERVICE,
-            &fio::Options::default(),
-            server.into_channel(),
-        )
-        .unwrap();
+    let proxy = open_at::<fvirtualization::GuestLifecycleMarker>(
+        &connection.exposed_dir(),
+        "crash.Protocol",
+    );
     proxy.on_closed().await.unwrap();
     while instance(&connection, "crash").await.termination_status == 0 {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
@@ -300,16 +330,10 @@ async fn what_fails_is_in_the_log_and_the_client_sees_its_channel_close() {
         .unwrap();
     assert_eq!(line.severity, 0x50);
     // What the root does not expose is not there.
-    let (nothing, server) = create_proxy::<fvirtualization::GuestLifecycleMarker>();
-    connection
-        .exposed_dir()
-        .open(
-            "no.such.Protocol",
-            fio::Flags::PROTOCOL_SERVICE,
-            &fio::Options::default(),
-            server.into_channel(),
-        )
-        .unwrap();
+    let nothing = open_at::<fvirtualization::GuestLifecycleMarker>(
+        &connection.exposed_dir(),
+        "no.such.Protocol",
+    );
     nothing.on_closed().await.unwrap();
     connection.control().shutdown().await.unwrap();
 }
@@ -363,15 +387,12 @@ async fn nothing_outlives_it() {
     for signal in [Signal::TERM, Signal::KILL] {
         let world = World::new();
         let connection = world.connect("60000");
-        let lifecycle = open::<fvirtualization::GuestLifecycleMarker>(&connection.exposed_dir());
-        let (guest, server) = create_proxy::<fvirtualization::GuestMarker>();
-        lifecycle.bind(server).unwrap();
-        let component = pid_of(&guest).await;
-        let manager = parent_of(parent_of(component));
+        let echo = Echo::exposed(&connection).await;
+        let manager = parent_of(parent_of(echo.pid));
         assert!(exists(manager));
         kill(manager, signal);
-        guest.on_closed().await.unwrap();
-        until_ended(component).await;
+        echo.guest.on_closed().await.unwrap();
+        until_ended(echo.pid).await;
         until_ended(manager).await;
     }
 }

@@ -50,6 +50,13 @@ const STUBS: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "src/lib/fuchsia-component-test/realm_builder_server/BUILD.gn",
+        r#"
+        group("realm_builder_server_component") {
+        }
+        "#,
+    ),
+    (
         "build/stub.gni",
         r#"
         # A target with inputs that exist, and dependencies that have to be targets.

@@ -22,7 +22,7 @@ pub(crate) const FROM_PARENT: &[&str] = &[
 /// Where the test's package has the guests' kernels.
 const GUESTS: &str = "/pkg/data/guests";
 
-/// Nothing: a test's namespace has it all. Made by [`environment!`].
+/// Nothing: a test's namespace has it all. Made by [`environment!`](crate::environment).
 #[derive(Debug, Clone, Copy)]
 pub struct Environment;
 

@@ -47,7 +47,7 @@ const MANAGERS: [Embedded; 3] = [
     },
 ];
 
-/// What a suite's own build knows and the harness needs; made by [`environment!`].
+/// What a suite's own build knows and the harness needs; made by [`environment!`](crate::environment).
 #[derive(Debug, Clone, Copy)]
 pub struct Environment {
     /// The `guest` program, which is every component.

@@ -145,7 +145,7 @@ impl Channel {
         self.receive(true)
     }
 
-    fn into_fd(self) -> OwnedFd {
+    pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 

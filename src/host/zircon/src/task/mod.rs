@@ -1,10 +1,11 @@
 //! Processes, jobs and threads.
 //!
-//! A process handle is a pidfd. A child is started and reaped by one thread that lives as long as this process, because
-//! Linux's parent-death signal is about the thread that started the child: when this process goes, however it goes, its
-//! children are killed, and theirs. A job is a list of the processes that this process started in it.
+//! A process handle is a pidfd. A child is started by a thread that lives as long as this process, because Linux's
+//! parent-death signal is about the thread that started the child: when this process goes, however it goes, its children
+//! are killed, and theirs. A job is a list of the processes that this process started in it.
 
 mod job;
+mod launch;
 mod process;
 mod spawn;
 mod spawner;

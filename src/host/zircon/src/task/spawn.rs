@@ -1,6 +1,7 @@
 //! Starting a process with handles; the counterpart of Fuchsia's `fdio_spawn`.
 
 use super::default_job;
+use super::launch::{self, Child, Launch};
 use super::process::Process;
 use super::spawner::Spawner;
 use super::startup::{STARTUP_FD_VARIABLE, messages, startup_variable};
@@ -8,16 +9,12 @@ use crate::channel::{Channel, Outgoing};
 use crate::handle_table::{get, insert, take};
 use crate::object::{Kind, Object};
 use crate::rights;
-use crate::status::{BAD_STATE, NOT_SUPPORTED, Result, Status};
+use crate::status::{NOT_SUPPORTED, Result};
 use crate::transfer::is_transferable;
 use fuchsia_zircon_types::*;
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fd::OwnedFd;
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +22,7 @@ pub enum Program {
     /// The executable of this process, even when its file was replaced or removed meanwhile.
     #[default]
     SelfExe,
-    /// The executable at this path; without a slash it is looked up in `PATH`.
+    /// The executable at this path.
     Path(PathBuf),
 }
 
@@ -70,26 +67,24 @@ pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
     let job = job_object(job)?;
     let koid = crate::koid::allocate();
     let (near, far) = Channel::pair()?;
-    let mut command = Command::new(match program {
-        Program::SelfExe => PathBuf::from("/proc/self/exe"),
+    let program = match &program {
+        Program::SelfExe => Path::new("/proc/self/exe"),
         Program::Path(path) => path,
-    });
-    let mut argv = argv.into_iter();
-    if let Some(name) = argv.next() {
-        command.arg0(name);
-    }
-    command.args(argv).env_clear().envs(env).env(STARTUP_FD_VARIABLE, startup_variable(far.fd())?);
-    if let Some(cwd) = cwd {
-        command.current_dir(cwd);
-    }
-    let [stdin, stdout, stderr] = stdio.map(|fd| fd.map_or_else(Stdio::inherit, Stdio::from));
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
-    prepare(&mut command, far.fd().as_raw_fd());
+    };
+    let startup_fd = startup_variable(far.fd())?;
+    let variables = env.into_iter().chain([(STARTUP_FD_VARIABLE.into(), startup_fd.into())]);
+    let launch = Launch {
+        program: launch::path(program)?,
+        argv: argv.into_iter().map(launch::word).collect::<std::result::Result<_, _>>()?,
+        env: variables
+            .map(|(name, value)| launch::variable(name, &value))
+            .collect::<std::result::Result<_, _>>()?,
+        cwd: cwd.as_deref().map(launch::path).transpose()?,
+        stdio,
+        inherited: far.into_fd(),
+    };
     let spawner = Spawner::get()?;
-    let pid = spawner.start(command).map_err(|error| status_of(&error))?;
-    drop(far);
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(BAD_STATE)?;
-    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    let Child { pid, pidfd } = spawner.start(launch)?;
     let process = Process::child(pidfd, pid, job.clone());
     let shared = process.shared.clone();
     job.job()?.add(&job, shared.clone());
@@ -119,31 +114,4 @@ fn job_object(job: zx_handle_t) -> Result<std::sync::Arc<Object>> {
     };
     job.job()?.require_alive()?;
     Ok(job)
-}
-
-/// What the child does between fork and exec.
-fn prepare(command: &mut Command, startup_fd: i32) {
-    let parent = std::process::id();
-    let in_child = move || {
-        // SAFETY: plain system calls on plain values, as a forked child of a process with threads must keep to.
-        unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // The parent may have died before the line above.
-            if libc::getppid().unsigned_abs() != parent {
-                libc::_exit(127);
-            }
-            if libc::fcntl(startup_fd, libc::F_SETFD, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure allocates nothing, takes no lock and makes async-signal-safe calls only.
-    unsafe { command.pre_exec(in_child) };
-}
-
-fn status_of(error: &io::Error) -> Status {
-    rustix::io::Errno::from_io_error(error).map_or(Status(ZX_ERR_INTERNAL), Status::from)
 }

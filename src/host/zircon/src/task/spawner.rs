@@ -1,19 +1,18 @@
-//! The thread that starts and reaps the children of this process.
+//! The thread that reaps the children of this process, and starts them for all threads but the main one.
 
+use super::launch::{Child, Launch};
 use super::process::Shared;
 use crate::object::{Object, lock, ring};
 use crate::status::{NO_RESOURCES, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::io;
-use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 
-/// A command to start, and where to tell its process number.
+/// A child to start, and where to tell what came of it.
 struct Request {
-    command: Command,
-    reply: mpsc::SyncSender<io::Result<u32>>,
+    launch: Launch,
+    reply: mpsc::SyncSender<std::result::Result<Child, Errno>>,
 }
 
 #[derive(Default)]
@@ -61,12 +60,17 @@ impl Spawner {
         if *started { Ok(spawner) } else { Err(NO_RESOURCES) }
     }
 
-    /// Starts a command and gives its process number. Nobody else may reap it.
-    pub(super) fn start(&self, command: Command) -> io::Result<u32> {
+    /// Starts a child. Nobody else may reap it.
+    ///
+    /// Does so itself on the main thread, which ends with the process, as the thread does that is otherwise asked.
+    pub(super) fn start(&self, launch: Launch) -> std::result::Result<Child, Errno> {
+        if rustix::thread::gettid() == rustix::process::getpid() {
+            return launch.start();
+        }
         let (reply, answer) = mpsc::sync_channel(1);
-        lock(&self.inbox).requests.push(Request { command, reply });
+        lock(&self.inbox).requests.push(Request { launch, reply });
         ring(&self.wake);
-        answer.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+        answer.recv().unwrap_or(Err(Errno::PIPE))
     }
 
     /// Leaves a child to the thread, which reaps it when it ends.
@@ -92,9 +96,8 @@ impl Spawner {
         loop {
             let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             let inbox = std::mem::take(&mut *lock(&self.inbox));
-            for Request { mut command, reply } in inbox.requests {
-                // The process number stays the child's until we reap it, which happens through its pidfd.
-                let _ = reply.send(command.spawn().map(|child| child.id()));
+            for Request { launch, reply } in inbox.requests {
+                let _ = reply.send(launch.start());
             }
             children.extend(inbox.children);
             jobs.extend(inbox.jobs);

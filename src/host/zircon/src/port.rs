@@ -3,7 +3,6 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
-use crate::channel::Channel;
 use crate::event::Snapshot;
 use crate::guest::BellSource;
 use crate::handle_table::{Held, get, insert};
@@ -19,6 +18,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -39,6 +39,8 @@ enum Arm {
     Disarmed,
     /// Reports each arrival.
     Edge(PollFlags),
+    /// Reports for as long as there is something to report, without being armed again.
+    Level(PollFlags),
 }
 
 /// One `zx_object_wait_async`.
@@ -65,10 +67,47 @@ struct Registration {
     observers: Vec<Observer>,
 }
 
+impl Registration {
+    fn is_observed(&self) -> bool {
+        !self.observers.is_empty()
+    }
+}
+
 struct Queued {
     packet: zx_port_packet_t,
     /// The handle whose wait made the packet, for `zx_port_cancel`; 0 for other packets.
     source: zx_handle_t,
+}
+
+/// A map whose keys are numbers of ours, which nobody chooses to collide.
+type Numbered<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// Spreads a number over all bits, by multiplication with the golden ratio.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The product's high bits depend on all of the number, its low bits do not.
+        self.0 = mixed ^ (mixed >> 32);
+    }
 }
 
 #[derive(Default)]
@@ -76,8 +115,8 @@ struct State {
     queue: VecDeque<Queued>,
     user_packets: usize,
     /// Numbers are never used again, so a late event of a removed registration finds nothing.
-    registrations: HashMap<u32, Registration>,
-    by_object: HashMap<usize, u32>,
+    registrations: Numbered<u32, Registration>,
+    by_object: Numbered<usize, u32>,
     next_registration: u32,
     bells: HashMap<u32, BellSource>,
     next_bell: u32,
@@ -89,6 +128,8 @@ struct State {
     alarms: u32,
     /// Whether a thread sends packets on to the processes that share the port.
     forwarded: bool,
+    /// There have been several of them at a time: what reports more than once would wake them all for the same thing.
+    crowded: bool,
     closed: bool,
 }
 
@@ -123,6 +164,24 @@ impl State {
                 self.alarm = None;
             }
         }
+    }
+
+    /// The registration of the object at `address`, if it watches for messages already and a wait for them is all that it lacks.
+    fn watching(
+        &mut self,
+        address: usize,
+        object: &Object,
+        observer: &Observer,
+    ) -> Option<(u32, &mut Registration)> {
+        const MESSAGES: zx_signals_t = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
+        let number = *self.by_object.get(&address)?;
+        let registration = self.registrations.get_mut(&number)?;
+        let watching = registration.arms == [Arm::Level(PollFlags::IN), Arm::Absent]
+            && observer.signals & !MESSAGES == 0
+            && observer.edge.is_none()
+            && !self.crowded
+            && object.signals_given(PollFlags::empty()) & observer.signals == 0;
+        watching.then_some((number, registration))
     }
 
     /// The next packet. Passes the wake-up on when there is another one and another thread for it.
@@ -251,6 +310,7 @@ impl Port {
                     return Err(CANCELED);
                 }
                 state.sleepers += 1;
+                state.crowded |= state.sleepers > 1;
                 state.alarms
             };
             let timeout = until(deadline);
@@ -297,15 +357,34 @@ impl Port {
             registration.arms[index] = Arm::Disarmed;
         }
         let Some(object) = registration.object.upgrade() else { return };
-        if let Ok(channel) = object.channel() {
-            channel.arrived();
-        }
         let revents = PollFlags::from_bits_retain(flags.bits() as u16);
         object.observe(index, revents);
         let signals = object.signals_given(if index == 0 { revents } else { PollFlags::empty() });
         let satisfied = self.deliver(state, number, &object, signals);
-        // What fires without satisfying anyone would fire for ever: from then on only arrivals count.
-        self.arm(state, number, &object, !satisfied);
+        let observed = state.registrations.get(&number).is_some_and(Registration::is_observed);
+        match (satisfied, observed) {
+            (true, false) => {}
+            (false, false) => self.silence(state, number, &object),
+            // What fires without satisfying anyone would fire for ever: from then on only arrivals count.
+            _ => {
+                self.arm(state, number, &object, !satisfied);
+            }
+        }
+    }
+
+    /// Has the sources of a registration without a wait report no more.
+    fn silence(&self, state: &mut State, number: u32, object: &Arc<Object>) {
+        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        let Ok(sources) = object.sources(ZX_OBJECT_SIGNAL_ALL) else { return };
+        for (index, source) in sources.iter().enumerate() {
+            if let (Some(source), Arm::Level(_)) = (source, registration.arms[index]) {
+                // A hang-up is reported all the same, but once.
+                let once = Arm::Once(PollFlags::empty());
+                if self.control(source, once, false, number, index).is_ok() {
+                    registration.arms[index] = Arm::Disarmed;
+                }
+            }
+        }
     }
 
     /// Queues the packets of all waits of a registration that `signals` satisfy; whether there were any.
@@ -316,18 +395,19 @@ impl Port {
         object: &Arc<Object>,
         signals: zx_signals_t,
     ) -> bool {
-        let Some(registration) = state.registrations.get_mut(&number) else { return false };
-        let mut packets = Vec::new();
+        let State { registrations, queue, sleepers, .. } = state;
+        let Some(registration) = registrations.get_mut(&number) else { return false };
+        let before = queue.len();
         registration.observers.retain_mut(|observer| match observer.satisfied(object, signals) {
             Some(packet) => {
-                packets.push((packet, observer.handle));
+                queue.push_back(Queued { packet, source: observer.handle });
                 false
             }
             None => true,
         });
-        let satisfied = !packets.is_empty();
-        for (packet, source) in packets {
-            state.push(&self.wake, packet, source);
+        let satisfied = queue.len() > before;
+        if satisfied && *sleepers > 0 {
+            ring(&self.wake);
         }
         satisfied
     }
@@ -335,27 +415,27 @@ impl Port {
     /// Puts the sources that the waits of a registration need into the epoll set.
     /// Whether that worked; epoll knows nothing of regular files, for one.
     fn arm(&self, state: &mut State, number: u32, object: &Arc<Object>, patient: bool) -> bool {
+        // A channel is read until its messages have been seen, so that its next wait needs no call.
+        let level = matches!(object.kind, Kind::Channel(_)) && !state.crowded;
         let Some(registration) = state.registrations.get_mut(&number) else { return false };
         let interest =
             registration.observers.iter().fold(0, |all, observer| all | observer.signals);
         if interest == 0 {
             return true;
         }
-        // A channel stays in the set, so that whoever knows it to be empty has nothing to do for the next wait.
-        let edge = patient
-            || matches!(object.kind, Kind::Channel(_))
-            || registration.observers.iter().any(|observer| observer.edge.is_some());
+        let edge = patient || registration.observers.iter().any(|observer| observer.edge.is_some());
         let Ok(sources) = object.sources(interest) else { return false };
         let mut armed = true;
         for (index, source) in sources.iter().enumerate() {
             let Some(source) = source else { continue };
             let wanted = if source.edge || edge {
                 Arm::Edge(source.events)
+            } else if level {
+                Arm::Level(source.events)
             } else {
                 Arm::Once(source.events)
             };
             let arm = &mut registration.arms[index];
-            // An edge-triggered source that stays in the set needs no call at all.
             if *arm != wanted {
                 match self.control(source, wanted, *arm == Arm::Absent, number, index) {
                     Ok(()) => *arm = wanted,
@@ -377,6 +457,7 @@ impl Port {
         let flags = match arm {
             Arm::Edge(events) => epoll_flags(events, EventFlags::ET),
             Arm::Once(events) => epoll_flags(events, EventFlags::ONESHOT),
+            Arm::Level(events) => epoll_flags(events, EventFlags::empty()),
             Arm::Absent | Arm::Disarmed => return Ok(()),
         };
         let data = EventData::new_u64(u64::from(number) << 1 | index as u64);
@@ -418,6 +499,15 @@ impl Port {
     fn observe(&self, this: &Arc<Object>, object: &Arc<Object>, observer: Observer) -> Result<()> {
         let mut state = lock(&self.state);
         let address = Arc::as_ptr(object) as usize;
+        let handle = observer.handle;
+        if self.sharing.get().is_none()
+            && let Some((number, registration)) = state.watching(address, object, &observer)
+        {
+            registration.observers.push(observer);
+            drop(state);
+            self.check_handle(handle, object, number);
+            return Ok(());
+        }
         let number = match state.by_object.get(&address) {
             Some(&number) => number,
             None => {
@@ -435,13 +525,12 @@ impl Port {
         };
         // Descriptors report what is ready already when they are armed; this is for signals without a descriptor,
         // and for those that an edge-triggered source has reported before.
-        let (signals, handle, edge) = (observer.signals, observer.handle, observer.edge.is_some());
+        let (signals, edge) = (observer.signals, observer.edge.is_some());
         let Some(registration) = state.registrations.get_mut(&number) else { return Err(CANCELED) };
         registration.observers.push(observer);
         if matches!(registration.arms[0], Arm::Edge(_))
             && !edge
             && !matches!(object.kind, Kind::Event(_) | Kind::Fifo(_))
-            && !object.channel().is_ok_and(Channel::is_known_empty)
         {
             // Arrivals may have been reported before this wait: arming anew reports the present state.
             registration.arms[0] = Arm::Disarmed;
@@ -459,11 +548,15 @@ impl Port {
             self.deliver(&mut state, number, object, current);
         }
         drop(state);
+        self.check_handle(handle, object, number);
+        Ok(())
+    }
+
+    /// Ends a wait that was made through a handle while that was closed, as nobody else will.
+    fn check_handle(&self, handle: zx_handle_t, object: &Object, number: u32) {
         if !crate::handle_table::is_valid(handle) {
-            // Closed while we were at it: nobody else will end this wait.
             self.handle_closed(object, number, handle, object.handles.load(Ordering::SeqCst) == 0);
         }
-        Ok(())
     }
 
     /// Ends the waits made through a handle; with the object's last handle takes the object out of the port.

@@ -3,6 +3,7 @@
 use crate::testing::*;
 use crate::*;
 use fuchsia_zircon_types::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 fn queue(port: zx_handle_t, key: u64) -> zx_status_t {
@@ -67,6 +68,62 @@ fn a_wait_reports_once_and_then_again_when_asked() {
     assert_eq!(packet_until(port, 0), Err(ZX_ERR_TIMED_OUT));
     close(b);
     close(port);
+}
+
+#[test]
+fn what_nobody_waits_for_is_not_reported() {
+    let port = port();
+    let (a, b) = channel();
+    let signals = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
+    for round in 0..3 {
+        wait_async(b, port, round, signals, 0);
+        write(a, b"x", &[]).unwrap();
+        assert_eq!(packet(port).key, round);
+        // It is not read at once, and another one comes.
+        assert_eq!(packet_until(port, soon()), Err(ZX_ERR_TIMED_OUT));
+        write(a, b"y", &[]).unwrap();
+        assert_eq!(packet_until(port, soon()), Err(ZX_ERR_TIMED_OUT));
+        wait_async(b, port, round + 10, signals, 0);
+        assert_eq!(packet(port).key, round + 10);
+        read(b).unwrap();
+        read(b).unwrap();
+    }
+    close(a);
+    assert_eq!(packet_until(port, soon()), Err(ZX_ERR_TIMED_OUT));
+    wait_async(b, port, 20, signals, 0);
+    assert_eq!(packet(port).key, 20);
+    close(b);
+    close(port);
+}
+
+#[test]
+fn threads_take_turns_at_a_channel() {
+    const MESSAGES: usize = 300;
+    const END: u64 = 0;
+    let port = port();
+    let (a, b) = channel();
+    let seen = AtomicUsize::new(0);
+    wait_async(b, port, 1, ZX_CHANNEL_READABLE, 0);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while packet(port).key != END {
+                    while read(b).is_ok() {
+                        seen.fetch_add(1, Ordering::SeqCst);
+                    }
+                    wait_async(b, port, 1, ZX_CHANNEL_READABLE, 0);
+                }
+            });
+        }
+        for _ in 0..MESSAGES {
+            write(a, b"x", &[]).unwrap();
+        }
+        while seen.load(Ordering::SeqCst) < MESSAGES {
+            thread::yield_now();
+        }
+        (0..3).for_each(|_| assert_eq!(queue(port, END), ZX_OK));
+    });
+    [a, b, port].into_iter().for_each(close);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! The first caller takes messages out of the socket for all: replies go to the caller they belong to, other messages to
 //! the readers. So a call is one send and one blocking receive, and any number of threads can call at once.
 
-use super::inbound::{Call, Inbound};
+use super::inbound::{Call, Delivered, Destination, Inbound, ReadError};
 use super::message::Incoming;
 use super::{CALLS, Channel, Outgoing};
+use crate::handle_table::Held;
 use crate::object::{Object, lock};
 use crate::status::{CANCELED, PEER_CLOSED, Result, SHOULD_WAIT, TIMED_OUT};
 use crate::system::{now, until};
@@ -29,18 +30,25 @@ impl Channel {
         &self,
         this: &Arc<Object>,
         message: Outgoing<'_>,
+        destination: &Destination,
         deadline: zx_time_t,
-    ) -> Result<Incoming> {
+    ) -> std::result::Result<Delivered, ReadError> {
         let txid = NEXT_TXID.fetch_add(1, Ordering::Relaxed) | KERNEL_TXID;
         let message = message.with_txid(txid)?;
-        {
+        let receiving = {
             let mut inbound = lock(&self.inbound);
             inbound.calls.push(Call { txid, reply: None });
             self.flags.fetch_or(CALLS, Ordering::SeqCst);
-        }
-        let result =
-            self.write(this, message).and_then(|()| self.await_reply(this, txid, deadline));
-        let mut inbound = lock(&self.inbound);
+            !std::mem::replace(&mut inbound.receiving, true)
+        };
+        let (mut inbound, result) = match self.write(this, message) {
+            Ok(()) => self.await_reply(this, txid, destination, deadline, receiving),
+            Err(status) => {
+                let mut inbound = lock(&self.inbound);
+                inbound.receiving &= !receiving;
+                (inbound, Err(status.into()))
+            }
+        };
         inbound.calls.retain(|call| call.txid != txid);
         self.calls_changed(&inbound);
         if !inbound.calls.is_empty() {
@@ -55,68 +63,93 @@ impl Channel {
         result
     }
 
-    fn await_reply(&self, this: &Arc<Object>, txid: u32, deadline: zx_time_t) -> Result<Incoming> {
-        let mut inbound = lock(&self.inbound);
+    /// `receiving` says that the socket is left to this caller.
+    fn await_reply(
+        &self,
+        this: &Arc<Object>,
+        txid: u32,
+        destination: &Destination,
+        deadline: zx_time_t,
+        mut receiving: bool,
+    ) -> (MutexGuard<'_, Inbound>, std::result::Result<Delivered, ReadError>) {
+        let take = |bytes: &[u8], handles| {
+            if txid_of(bytes) == Some(txid) {
+                Ok(destination.deliver_or_drop(bytes, handles))
+            } else {
+                Err(Incoming { bytes: bytes.to_vec(), handles })
+            }
+        };
         loop {
+            let received = receiving.then(|| self.receive_until(deadline, take));
+            let mut inbound = lock(&self.inbound);
+            if receiving {
+                inbound.receiving = false;
+            }
             if inbound.canceled {
-                return Err(CANCELED);
+                return (inbound, Err(CANCELED.into()));
+            }
+            match received {
+                Some(Ok(Ok(reply))) => return (inbound, reply),
+                Some(Ok(Err(message))) => match self.pass_on(&mut inbound, message) {
+                    Ok(true) => {
+                        drop(inbound);
+                        this.notify();
+                        inbound = lock(&self.inbound);
+                    }
+                    Ok(false) => {}
+                    Err(status) => return (inbound, Err(status.into())),
+                },
+                Some(Err(status)) => return (inbound, Err(status.into())),
+                None => {}
             }
             if let Some(reply) = inbound.take_reply(txid) {
-                return Ok(reply);
+                return (inbound, destination.deliver_or_drop(&reply.bytes, reply.handles));
             }
-            if inbound.receiving {
-                inbound = self.await_turn(inbound, deadline)?;
-                continue;
-            }
-            inbound.receiving = true;
-            drop(inbound);
-            let received = self.receive_until(deadline);
-            inbound = lock(&self.inbound);
-            inbound.receiving = false;
-            if inbound.canceled {
-                return Err(CANCELED);
-            }
-            let message = received?;
-            if txid_of(&message.bytes) == Some(txid) {
-                return Ok(message);
-            }
-            if let Some(message) = inbound.give_reply(message) {
-                self.stash(&mut inbound, message)?;
-                drop(inbound);
-                this.notify();
-                inbound = lock(&self.inbound);
-            } else {
-                self.replied.notify_all();
+            receiving = !std::mem::replace(&mut inbound.receiving, true);
+            if !receiving && let Err(status) = self.await_turn(inbound, deadline) {
+                return (lock(&self.inbound), Err(status.into()));
             }
         }
     }
 
+    /// Gives a message to another caller, or keeps it for the readers. Whether these are to be told.
+    fn pass_on(&self, inbound: &mut Inbound, message: Incoming) -> Result<bool> {
+        if let Some(message) = inbound.give_reply(message) {
+            self.stash(inbound, message)?;
+            return Ok(true);
+        }
+        self.replied.notify_all();
+        Ok(false)
+    }
+
     /// Waits for another caller to find our reply or to leave the socket to us.
-    fn await_turn<'a>(
-        &self,
-        inbound: MutexGuard<'a, Inbound>,
-        deadline: zx_time_t,
-    ) -> Result<MutexGuard<'a, Inbound>> {
+    fn await_turn(&self, inbound: MutexGuard<'_, Inbound>, deadline: zx_time_t) -> Result<()> {
         let Some(left) = until(deadline) else {
-            return Ok(self.replied.wait(inbound).unwrap_or_else(PoisonError::into_inner));
+            drop(self.replied.wait(inbound).unwrap_or_else(PoisonError::into_inner));
+            return Ok(());
         };
         let left = Duration::new(left.tv_sec.unsigned_abs(), left.tv_nsec as u32);
         if left.is_zero() {
             return Err(TIMED_OUT);
         }
-        Ok(self.replied.wait_timeout(inbound, left).unwrap_or_else(PoisonError::into_inner).0)
+        drop(self.replied.wait_timeout(inbound, left).unwrap_or_else(PoisonError::into_inner));
+        Ok(())
     }
 
-    fn receive_until(&self, deadline: zx_time_t) -> Result<Incoming> {
+    fn receive_until<R>(
+        &self,
+        deadline: zx_time_t,
+        take: impl Fn(&[u8], Vec<Held>) -> R,
+    ) -> Result<R> {
         if deadline == ZX_TIME_INFINITE {
-            match self.receive(true) {
+            match self.receive_with(true, &take) {
                 // Another process made the socket non-blocking.
                 Err(SHOULD_WAIT) => {}
                 other => return other,
             }
         }
         loop {
-            match self.receive(false) {
+            match self.receive_with(false, &take) {
                 Err(SHOULD_WAIT) => {}
                 other => return other,
             }

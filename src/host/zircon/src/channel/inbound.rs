@@ -1,18 +1,12 @@
 //! Reading: straight from the socket, or from messages that were taken out of it before.
 
-use super::message::{Ahead, Incoming, MAX_BYTES, Received, check_room};
+use super::message::{Incoming, MAX_BYTES};
 use super::{CALLS, Channel, MAX_PENDING, STASH};
 use crate::handle_table::Held;
 use crate::object::lock;
-use crate::status::{PEER_CLOSED, Result, SHOULD_WAIT};
-use std::cell::Cell;
+use crate::status::{PEER_CLOSED, Result, SHOULD_WAIT, Status};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-
-thread_local! {
-    /// For a reader whose buffer is too small for the largest message.
-    static WHOLE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// Messages and callers inside this process.
 #[derive(Default)]
@@ -45,86 +39,107 @@ pub(super) enum ReadError {
         bytes: usize,
         handles: usize,
     },
-    Status(crate::status::Status),
+    Status(Status),
 }
 
-impl From<crate::status::Status> for ReadError {
-    fn from(status: crate::status::Status) -> Self {
+impl From<Status> for ReadError {
+    fn from(status: Status) -> Self {
         ReadError::Status(status)
     }
 }
 
-impl Channel {
-    /// Reads the next message into `bytes`, which has room for `capacity` bytes.
+impl ReadError {
+    fn too_small(message: &Incoming) -> ReadError {
+        ReadError::TooSmall { bytes: message.bytes.len(), handles: message.handles.len() }
+    }
+}
+
+/// Where a reader wants a message.
+#[derive(Clone, Copy)]
+pub(super) struct Destination {
+    bytes: *mut u8,
+    capacity: usize,
+    handles: usize,
+}
+
+impl Destination {
+    /// A place for `capacity` bytes, whose reader takes up to `handles` handles.
     ///
     /// # Safety
-    /// `bytes` is valid for writing `capacity` bytes.
-    pub(super) unsafe fn read(
+    /// `bytes` is valid for writing `capacity` bytes while this is in use.
+    pub(super) unsafe fn new(bytes: *mut u8, capacity: usize, handles: usize) -> Destination {
+        Destination { bytes, capacity, handles }
+    }
+
+    /// Copies a message to its reader; gives it back, whole, where it does not fit.
+    fn deliver(
         &self,
-        bytes: *mut u8,
-        capacity: usize,
-        handle_capacity: usize,
+        bytes: &[u8],
+        handles: Vec<Held>,
+    ) -> std::result::Result<Delivered, Incoming> {
+        if bytes.len() > self.capacity || handles.len() > self.handles {
+            return Err(Incoming { bytes: bytes.to_vec(), handles });
+        }
+        // SAFETY: there is room by the check, by the promise made to `new`; null has capacity 0.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes, bytes.len()) };
+        Ok(Delivered { bytes: bytes.len(), handles })
+    }
+
+    /// As [`Self::deliver`], for a reply: one that does not fit is lost, as on Zircon.
+    pub(super) fn deliver_or_drop(
+        &self,
+        bytes: &[u8],
+        handles: Vec<Held>,
+    ) -> std::result::Result<Delivered, ReadError> {
+        self.deliver(bytes, handles).map_err(|message| ReadError::too_small(&message))
+    }
+}
+
+impl Channel {
+    /// Reads the next message.
+    pub(super) fn read(
+        &self,
+        destination: &Destination,
         may_discard: bool,
     ) -> std::result::Result<Delivered, ReadError> {
         let mut inbound = lock(&self.inbound);
         // Callers note themselves under this lock, so none begins while a message is taken out for a reader.
-        let message = if self.flags.load(Ordering::SeqCst) != 0 {
-            self.read_stashed(&mut inbound)?
-        } else if capacity >= MAX_BYTES {
-            // SAFETY: room for the largest message, by the check and the caller's promise.
-            let received = unsafe { self.read_ahead(&mut inbound, bytes) }?;
-            if received.handles.len() <= handle_capacity {
-                return Ok(Delivered { bytes: received.bytes, handles: received.handles });
-            }
-            // SAFETY: `read_ahead` filled this many bytes.
-            let copy = unsafe { std::slice::from_raw_parts(bytes, received.bytes) }.to_vec();
-            Incoming { bytes: copy, handles: received.handles }
+        let fetched = if self.flags.load(Ordering::SeqCst) != 0 {
+            let message = self.read_stashed(&mut inbound)?;
+            destination.deliver(&message.bytes, message.handles)
         } else {
-            let mut whole = WHOLE.take();
-            whole.reserve_exact(MAX_BYTES);
-            // SAFETY: room for the largest message was reserved.
-            let received = unsafe { self.read_ahead(&mut inbound, whole.as_mut_ptr()) };
-            let message = received.map(|received| {
-                // SAFETY: `read_ahead` filled this many bytes.
-                let bytes = unsafe { std::slice::from_raw_parts(whole.as_ptr(), received.bytes) };
-                Incoming { bytes: bytes.to_vec(), handles: received.handles }
-            });
-            WHOLE.set(whole);
-            message?
+            self.fetch(destination).inspect_err(|status| self.note_drained(*status))?
         };
-        if check_room(&message, capacity, handle_capacity).is_err() {
-            let error =
-                ReadError::TooSmall { bytes: message.bytes.len(), handles: message.handles.len() };
+        fetched.map_err(|message| {
+            let error = ReadError::too_small(&message);
             if !may_discard {
                 inbound.stash.push_front(message);
                 self.flags.fetch_or(STASH, Ordering::SeqCst);
             }
-            return Err(error);
-        }
-        // SAFETY: `capacity` is enough by the check, and valid by the caller's promise; null has capacity 0.
-        unsafe {
-            std::ptr::copy_nonoverlapping(message.bytes.as_ptr(), bytes, message.bytes.len());
-        };
-        Ok(Delivered { bytes: message.bytes.len(), handles: message.handles })
+            error
+        })
     }
 
-    /// The next message out of the socket, with nothing in its way. Stashes the one behind it, or notes that there is none.
-    ///
-    /// # Safety
-    /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    unsafe fn read_ahead(&self, inbound: &mut Inbound, bytes: *mut u8) -> Result<Received> {
-        let arrivals = self.arrivals.load(Ordering::SeqCst);
-        // SAFETY: the caller's promise.
-        let (received, ahead) = unsafe { self.receive_ahead(bytes) };
-        match ahead {
-            Ahead::Nothing => self.empty_at.store(Self::empty_mark(arrivals), Ordering::SeqCst),
-            Ahead::Unknown => {}
-            Ahead::Message(message) => self.stash(inbound, message)?,
+    /// The next message out of the socket, with nothing in its way; whole where it does not fit.
+    fn fetch(&self, destination: &Destination) -> Result<std::result::Result<Delivered, Incoming>> {
+        if destination.capacity < MAX_BYTES {
+            return self.receive_with(false, |bytes, handles| destination.deliver(bytes, handles));
         }
-        if matches!(received, Err(SHOULD_WAIT)) {
+        // SAFETY: room for the largest message, by the check and the promise made to `Destination::new`.
+        let received = unsafe { self.receive_into(destination.bytes, false) }?;
+        let (length, handles) = (received.bytes, received.handles);
+        if handles.len() <= destination.handles {
+            return Ok(Ok(Delivered { bytes: length, handles }));
+        }
+        // SAFETY: `receive_into` filled this many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(destination.bytes, length) }.to_vec();
+        Ok(Err(Incoming { bytes, handles }))
+    }
+
+    fn note_drained(&self, status: Status) {
+        if status == SHOULD_WAIT {
             self.drains.fetch_add(1, Ordering::SeqCst);
         }
-        received
     }
 
     /// The next message while messages are stashed or calls are under way.

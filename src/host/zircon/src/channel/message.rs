@@ -5,8 +5,7 @@ use super::user_signals::Control;
 use crate::handle_table::Held;
 use crate::object::Object;
 use crate::status::{
-    BUFFER_TOO_SMALL, INVALID_ARGS, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED,
-    Result, SHOULD_WAIT, Status,
+    INVALID_ARGS, IO_DATA_INTEGRITY, NO_RESOURCES, OUT_OF_RANGE, PEER_CLOSED, Result,
 };
 use crate::transfer::{Descriptor, Export, MAX_FDS, import};
 use fuchsia_zircon_types::*;
@@ -86,9 +85,19 @@ impl<'a> Outgoing<'a> {
         };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let (start, rest) = self.parts();
+        if self.handles.is_empty() && self.bytes.len() <= SMALL {
+            // The kernel takes less time for one range of memory than a copy into one does.
+            let mut whole = WHOLE.take();
+            whole.clear();
+            [header.as_bytes(), start, rest].iter().for_each(|part| whole.extend_from_slice(part));
+            let sent = uninterrupted(|| rustix::net::send(channel.fd(), &whole, flags));
+            WHOLE.set(whole);
+            return sent;
+        }
         if self.handles.is_empty() {
             let iov = [header.as_bytes(), start, rest].map(IoSlice::new);
-            return send(channel, &iov, &mut SendAncillaryBuffer::default(), flags);
+            let mut none = SendAncillaryBuffer::default();
+            return uninterrupted(|| sendmsg(channel.fd(), &iov, &mut none, flags));
         }
         let exports: Vec<Export<'_>> =
             self.handles.iter().map(Export::new).collect::<std::result::Result<_, _>>()?;
@@ -101,7 +110,7 @@ impl<'a> Outgoing<'a> {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
-        send(channel, &iov, &mut control, flags)
+        uninterrupted(|| sendmsg(channel.fd(), &iov, &mut control, flags))
     }
 
     pub(crate) fn into_owned(self) -> Outgoing<'static> {
@@ -114,14 +123,12 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-fn send(
-    channel: &Channel,
-    iov: &[IoSlice<'_>],
-    control: &mut SendAncillaryBuffer<'_, '_, '_>,
-    flags: SendFlags,
+/// Repeats a sending call that a signal interrupted.
+fn uninterrupted(
+    mut send: impl FnMut() -> std::result::Result<usize, Errno>,
 ) -> std::result::Result<(), Errno> {
     loop {
-        match sendmsg(channel.fd(), iov, control, flags) {
+        match send() {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
@@ -144,8 +151,14 @@ pub(super) struct Received {
 }
 
 thread_local! {
+    /// For a message that is read before it is known where to.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// For a message to write, in one piece.
+    static WHOLE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// The largest message that is brought into one piece, in bytes.
+const SMALL: usize = 2048;
 
 #[repr(C, align(8))]
 struct ControlIn([u8; CONTROL_OUT + 64]);
@@ -153,18 +166,27 @@ struct ControlIn([u8; CONTROL_OUT + 64]);
 impl Channel {
     /// Takes the next message out of the socket.
     pub(super) fn receive(&self, block: bool) -> Result<Incoming> {
+        self.receive_with(block, |bytes, handles| Incoming { bytes: bytes.to_vec(), handles })
+    }
+
+    /// Takes the next message out of the socket and gives its bytes and handles to `take`.
+    pub(super) fn receive_with<R>(
+        &self,
+        block: bool,
+        take: impl FnOnce(&[u8], Vec<Held>) -> R,
+    ) -> Result<R> {
         // Taken, not borrowed: a message can hold a channel whose backlog is received while this one is.
         let mut scratch = SCRATCH.take();
         scratch.reserve_exact(MAX_BYTES);
         // SAFETY: room for MAX_BYTES was reserved.
         let received = unsafe { self.receive_into(scratch.as_mut_ptr(), block) };
-        let received = received.map(|received| {
+        let result = received.map(|received| {
             // SAFETY: `receive_into` filled this many bytes, at most MAX_BYTES.
             let bytes = unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) };
-            Incoming { bytes: bytes.to_vec(), handles: received.handles }
+            take(bytes, received.handles)
         });
         SCRATCH.set(scratch);
-        received
+        result
     }
 
     /// Takes the next message out of the socket, into memory that holds the largest one. What lies behind the message's
@@ -172,16 +194,10 @@ impl Channel {
     ///
     /// # Safety
     /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
-        let mut place = Place::new();
-        let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+    pub(super) unsafe fn receive_into(&self, bytes: *mut u8, block: bool) -> Result<Received> {
         loop {
-            let mut message = place.header_for(bytes);
-            // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
-            let total =
-                patiently(|| unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) })?;
-            // SAFETY: the kernel filled in the message, whose buffers are these.
-            let received = unsafe { place.finish(&message, bytes, total) }?;
+            // SAFETY: the caller's promise.
+            let received = unsafe { self.receive_any(bytes, block) }?;
             match received.control {
                 None => return Ok(received),
                 Some(control) => self.adopt(control, received)?,
@@ -189,189 +205,35 @@ impl Channel {
         }
     }
 
-    /// As [`Channel::receive_into`] without waiting; and in the same system call the message behind it, or the knowledge
-    /// that there is none.
+    /// As [`Channel::receive_into`]; control messages, too.
     ///
     /// # Safety
     /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    pub(super) unsafe fn receive_ahead(&self, bytes: *mut u8) -> (Result<Received>, Ahead) {
-        // SAFETY: the caller's promise.
-        match unsafe { self.receive_two(bytes) } {
-            (Ok(received @ Received { control: Some(_), .. }), ahead) => {
-                // SAFETY: the caller's promise.
-                unsafe { self.receive_behind_control(bytes, received, ahead) }
-            }
-            two => two,
-        }
-    }
-
-    /// What a reader gets who finds a control message first.
-    ///
-    /// # Safety
-    /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    #[cold]
-    unsafe fn receive_behind_control(
-        &self,
-        bytes: *mut u8,
-        received: Received,
-        ahead: Ahead,
-    ) -> (Result<Received>, Ahead) {
-        if let Some(control) = received.control
-            && let Err(status) = self.adopt(control, received)
-        {
-            return (Err(status), ahead);
-        }
-        match ahead {
-            Ahead::Nothing => (Err(SHOULD_WAIT), Ahead::Nothing),
-            Ahead::Message(Incoming { bytes: behind, handles }) => {
-                // SAFETY: no message is longer than MAX_BYTES, for which the caller has promised room.
-                unsafe { std::ptr::copy_nonoverlapping(behind.as_ptr(), bytes, behind.len()) };
-                (Ok(Received { bytes: behind.len(), handles, control: None }), Ahead::Unknown)
-            }
-            // SAFETY: the caller's promise.
-            Ahead::Unknown => (unsafe { self.receive_into(bytes, false) }, Ahead::Unknown),
-        }
-    }
-
-    /// Takes up to two messages of any kind; the first may be a control message.
-    ///
-    /// # Safety
-    /// `bytes` is valid for writing `MAX_BYTES` bytes.
-    unsafe fn receive_two(&self, bytes: *mut u8) -> (Result<Received>, Ahead) {
-        let mut scratch = SCRATCH.take();
-        scratch.reserve_exact(MAX_BYTES);
-        let (mut first, mut second) = (Place::new(), Place::new());
-        let place = |place: &mut Place, bytes| libc::mmsghdr {
-            msg_hdr: place.header_for(bytes),
-            msg_len: 0,
-        };
-        let mut messages = [place(&mut first, bytes), place(&mut second, scratch.as_mut_ptr())];
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
-        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
-        let received = patiently(|| unsafe {
-            let (fd, none) = (self.fd().as_raw_fd(), std::ptr::null_mut());
-            libc::recvmmsg(fd, messages.as_mut_ptr(), 2, flags as _, none) as isize
-        });
-        let [message, behind] = messages;
-        let result = match received {
-            Err(status) => {
-                let empty = if status == SHOULD_WAIT { Ahead::Nothing } else { Ahead::Unknown };
-                (Err(status), empty)
-            }
-            Ok(count) => {
-                // SAFETY: the kernel filled in the message, whose buffers are these; and the second one if it says two.
-                let (message, behind) = unsafe {
-                    let behind = (count > 1).then(|| {
-                        second.finish(
-                            &behind.msg_hdr,
-                            scratch.as_mut_ptr(),
-                            behind.msg_len as usize,
-                        )
-                    });
-                    (first.finish(&message.msg_hdr, bytes, message.msg_len as usize), behind)
-                };
-                let ahead = match behind {
-                    None => Ahead::Nothing,
-                    Some(Ok(received @ Received { control: Some(_), .. })) => {
-                        if let Some(control) = received.control {
-                            // A bad one is no message to anybody.
-                            let _ = self.adopt(control, received);
-                        }
-                        Ahead::Unknown
-                    }
-                    Some(Ok(received)) => {
-                        // SAFETY: `finish` says that this many bytes were filled, at most MAX_BYTES.
-                        let bytes =
-                            unsafe { std::slice::from_raw_parts(scratch.as_ptr(), received.bytes) };
-                        let bytes = bytes.to_vec();
-                        Ahead::Message(Incoming { bytes, handles: received.handles })
-                    }
-                    // The end, which the next read finds again, or a message that is none.
-                    Some(Err(_)) => Ahead::Unknown,
-                };
-                (message, ahead)
-            }
-        };
-        SCRATCH.set(scratch);
-        result
-    }
-}
-
-/// What came behind a message.
-pub(super) enum Ahead {
-    /// Nothing, so far.
-    Nothing,
-    Message(Incoming),
-    /// Nobody has looked, or the look cannot be relied on.
-    Unknown,
-}
-
-/// Repeats a receiving call that a signal interrupted, or that reports something else than the next message.
-fn patiently(mut receive: impl FnMut() -> isize) -> Result<usize> {
-    let mut reset = false;
-    loop {
-        match usize::try_from(receive()) {
-            Ok(result) => return Ok(result),
-            Err(_) => match last_errno() {
-                Errno::INTR => {}
-                // The peer closed without reading all; reported once, messages that it sent come after it.
-                Errno::CONNRESET if !reset => reset = true,
-                errno => return Err(errno.into()),
-            },
-        }
-    }
-}
-
-/// Where the parts of a message go, apart from its bytes.
-struct Place {
-    header: MaybeUninit<Header>,
-    tail: MaybeUninit<[u8; TAIL]>,
-    control: MaybeUninit<ControlIn>,
-    iov: [libc::iovec; 3],
-}
-
-impl Place {
-    fn new() -> Place {
-        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Place {
-            header: MaybeUninit::uninit(),
-            tail: MaybeUninit::uninit(),
-            control: MaybeUninit::uninit(),
-            iov: [empty; 3],
-        }
-    }
-
-    /// What the kernel is told: `bytes` has room for `MAX_BYTES`. Points into this place, which must stay where it is.
-    fn header_for(&mut self, bytes: *mut u8) -> libc::msghdr {
-        self.iov = [
-            libc::iovec { iov_base: self.header.as_mut_ptr().cast(), iov_len: HEADER },
+    unsafe fn receive_any(&self, bytes: *mut u8, block: bool) -> Result<Received> {
+        // Locals each, as a structure of them would be copied into its place.
+        let mut header = MaybeUninit::<Header>::uninit();
+        let mut tail = MaybeUninit::<[u8; TAIL]>::uninit();
+        let mut ancillary = MaybeUninit::<ControlIn>::uninit();
+        let mut iov = [
+            libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER },
             libc::iovec { iov_base: bytes.cast(), iov_len: MAX_BYTES },
-            libc::iovec { iov_base: self.tail.as_mut_ptr().cast(), iov_len: TAIL },
+            libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: TAIL },
         ];
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = self.iov.as_mut_ptr();
-        message.msg_iovlen = self.iov.len() as _;
-        message.msg_control = self.control.as_mut_ptr().cast();
+        message.msg_iov = iov.as_mut_ptr();
+        message.msg_iovlen = iov.len() as _;
+        message.msg_control = ancillary.as_mut_ptr().cast();
         message.msg_controllen = size_of::<ControlIn>() as _;
-        message
-    }
-
-    /// Makes a message of what the kernel filled in.
-    ///
-    /// # Safety
-    /// `message` came from `header_for` of this place with these `bytes`, and the kernel has filled it with `total` bytes.
-    unsafe fn finish(
-        &self,
-        message: &libc::msghdr,
-        bytes: *mut u8,
-        total: usize,
-    ) -> Result<Received> {
+        let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+        // SAFETY: every buffer is valid for writing its length, `bytes` by the caller's promise.
+        let total =
+            patiently(|| unsafe { libc::recvmsg(self.fd().as_raw_fd(), &mut message, flags) })?;
         if total == 0 {
             return Err(PEER_CLOSED);
         }
         // SAFETY: the kernel filled in `message`; its control buffer is ours.
-        let fds = unsafe { take_fds(message) };
+        let fds = unsafe { take_fds(&message) };
         if message.msg_flags & libc::MSG_CTRUNC != 0 {
             // This process has no room for the descriptors; the message cannot be whole any more.
             return Err(NO_RESOURCES);
@@ -380,14 +242,8 @@ impl Place {
             return Err(IO_DATA_INTEGRITY);
         }
         // SAFETY: the kernel filled the whole header.
-        let header = unsafe { self.header.assume_init() };
-        let (length, handles) = (header.bytes as usize, header.handles as usize);
-        let exact = length <= MAX_BYTES
-            && handles <= MAX_HANDLES
-            && total == HEADER + length + handles * DESCRIPTOR;
-        if header.magic != MAGIC || !exact {
-            return Err(IO_DATA_INTEGRITY);
-        }
+        let header = unsafe { header.assume_init() };
+        let (length, handles) = header.sizes(total)?;
         let control = match header.control {
             0 => None,
             number => Some(Control::from_wire(number).ok_or(IO_DATA_INTEGRITY)?),
@@ -406,22 +262,56 @@ impl Place {
             std::ptr::copy_nonoverlapping(bytes.add(length), descriptors.as_mut_ptr(), first);
             let rest = descriptors.len() - first;
             std::ptr::copy_nonoverlapping(
-                self.tail.as_ptr().cast(),
+                tail.as_ptr().cast(),
                 descriptors.as_mut_ptr().add(first),
                 rest,
             );
         }
-        let mut fds = fds.into_iter();
-        let mut objects = Vec::with_capacity(handles);
-        for descriptor in descriptors.chunks_exact(DESCRIPTOR) {
-            let descriptor =
-                Descriptor::read_from_bytes(descriptor).map_err(|_| IO_DATA_INTEGRITY)?;
-            objects.push(import(&descriptor, &mut fds)?);
-        }
-        if fds.next().is_some() {
+        Ok(Received { bytes: length, handles: import_all(&descriptors, fds)?, control })
+    }
+}
+
+impl Header {
+    /// The bytes and handles of the message, which is `total` bytes long with everything.
+    fn sizes(&self, total: usize) -> Result<(usize, usize)> {
+        let (length, handles) = (self.bytes as usize, self.handles as usize);
+        let exact = length <= MAX_BYTES
+            && handles <= MAX_HANDLES
+            && total == HEADER + length + handles * DESCRIPTOR;
+        if self.magic != MAGIC || !exact {
             return Err(IO_DATA_INTEGRITY);
         }
-        Ok(Received { bytes: length, handles: objects, control })
+        Ok((length, handles))
+    }
+}
+
+/// The objects that descriptors stand for, which take all of the file descriptors that came with them.
+fn import_all(descriptors: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<Held>> {
+    let mut fds = fds.into_iter();
+    let mut objects = Vec::with_capacity(descriptors.len() / DESCRIPTOR);
+    for descriptor in descriptors.chunks_exact(DESCRIPTOR) {
+        let descriptor = Descriptor::read_from_bytes(descriptor).map_err(|_| IO_DATA_INTEGRITY)?;
+        objects.push(import(&descriptor, &mut fds)?);
+    }
+    if fds.next().is_some() {
+        return Err(IO_DATA_INTEGRITY);
+    }
+    Ok(objects)
+}
+
+/// Repeats a receiving call that a signal interrupted, or that reports something else than the next message.
+fn patiently(mut receive: impl FnMut() -> isize) -> Result<usize> {
+    let mut reset = false;
+    loop {
+        match usize::try_from(receive()) {
+            Ok(result) => return Ok(result),
+            Err(_) => match last_errno() {
+                Errno::INTR => {}
+                // The peer closed without reading all; reported once, messages that it sent come after it.
+                Errno::CONNRESET if !reset => reset = true,
+                errno => return Err(errno.into()),
+            },
+        }
     }
 }
 
@@ -458,17 +348,4 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 /// Checks the sizes of a message to write.
 pub(super) fn check_sizes(bytes: usize, handles: usize) -> Result<()> {
     if bytes > MAX_BYTES || handles > MAX_HANDLES { Err(OUT_OF_RANGE) } else { Ok(()) }
-}
-
-/// Checks that a message fits the buffers of a reader.
-pub(super) fn check_room(
-    message: &Incoming,
-    bytes: usize,
-    handles: usize,
-) -> std::result::Result<(), Status> {
-    if message.bytes.len() > bytes || message.handles.len() > handles {
-        Err(BUFFER_TOO_SMALL)
-    } else {
-        Ok(())
-    }
 }

@@ -30,7 +30,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex};
 use user_signals::UserSignals;
 
@@ -52,10 +52,6 @@ pub(crate) struct Channel {
     flags: AtomicU32,
     /// How often a reader found nothing.
     drains: AtomicU32,
-    /// How often a port was told of an arrival in the socket.
-    arrivals: AtomicU32,
-    /// The `empty_mark` of the arrivals before a read that left the socket empty.
-    empty_at: AtomicU64,
     inbound: Mutex<Inbound>,
     replied: Condvar,
     /// Whether messages have to queue behind others in `outbound`.
@@ -77,8 +73,6 @@ impl Channel {
             fd,
             flags: AtomicU32::new(0),
             drains: AtomicU32::new(0),
-            arrivals: AtomicU32::new(0),
-            empty_at: AtomicU64::new(0),
             inbound: Mutex::default(),
             replied: Condvar::new(),
             overflow: AtomicBool::new(false),
@@ -176,23 +170,6 @@ impl Channel {
 
     pub(crate) fn drains(&self) -> u32 {
         self.drains.load(Ordering::SeqCst)
-    }
-
-    /// Never 0, which marks nothing.
-    fn empty_mark(arrivals: u32) -> u64 {
-        u64::from(arrivals) << 1 | 1
-    }
-
-    /// A port was told that something has arrived.
-    pub(crate) fn arrived(&self) {
-        self.arrivals.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Whether the socket was empty when somebody last looked and no port was told of an arrival since: a port that has
-    /// watched it all the time will be told of the next one.
-    pub(crate) fn is_known_empty(&self) -> bool {
-        self.empty_at.load(Ordering::SeqCst)
-            == Self::empty_mark(self.arrivals.load(Ordering::SeqCst))
     }
 
     /// The last handle is closed: callers that are still waiting return.

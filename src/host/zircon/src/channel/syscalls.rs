@@ -1,7 +1,7 @@
 //! The `zx_channel_*` calls.
 
-use super::inbound::ReadError;
-use super::message::{Incoming, check_sizes};
+use super::inbound::{Delivered, Destination, ReadError};
+use super::message::check_sizes;
 use super::{Channel, Outgoing};
 use crate::handle_table::{Held, get, insert, insert_peers, take};
 use crate::object::Kind;
@@ -217,6 +217,47 @@ struct ReadBuffers {
     actual_handles: *mut u32,
 }
 
+impl ReadBuffers {
+    /// Where the bytes go.
+    ///
+    /// # Safety
+    /// The pointers are null or valid for writing what they stand for, while the result is in use.
+    unsafe fn destination(&self) -> Result<Destination> {
+        if self.bytes.is_null() && self.num_bytes != 0 {
+            return Err(INVALID_ARGS);
+        }
+        // SAFETY: the caller's promise.
+        Ok(unsafe {
+            Destination::new(self.bytes, self.num_bytes as usize, self.num_handles as usize)
+        })
+    }
+
+    /// Tells what came of a read.
+    ///
+    /// # Safety
+    /// The pointers are null or valid for writing what they stand for.
+    unsafe fn report(
+        &self,
+        read: std::result::Result<Delivered, ReadError>,
+        tell: impl FnMut(usize, zx_handle_info_t),
+    ) -> Result<()> {
+        let (bytes, handles) = match &read {
+            Ok(delivered) => (delivered.bytes, delivered.handles.len()),
+            Err(ReadError::TooSmall { bytes, handles }) => (*bytes, *handles),
+            Err(ReadError::Status(status)) => return Err(*status),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            set_optional(self.actual_bytes, bytes as u32);
+            set_optional(self.actual_handles, handles as u32);
+        }
+        match read {
+            Ok(delivered) => deliver_handles(delivered.handles, tell),
+            Err(_) => Err(BUFFER_TOO_SMALL),
+        }
+    }
+}
+
 /// # Safety
 /// The pointers in `buffers` are null or valid for writing what they stand for.
 unsafe fn read(
@@ -228,29 +269,13 @@ unsafe fn read(
     let held = get(handle)?;
     let channel = held.channel()?;
     held.require(ZX_RIGHT_READ)?;
-    if options & !READ_MAY_DISCARD != 0 || (buffers.bytes.is_null() && buffers.num_bytes != 0) {
+    if options & !READ_MAY_DISCARD != 0 {
         return Err(INVALID_ARGS);
     }
-    let (capacity, handles) = (buffers.num_bytes as usize, buffers.num_handles as usize);
-    let report = |bytes: usize, handles: usize| {
-        // SAFETY: the caller's promise.
-        unsafe {
-            set_optional(buffers.actual_bytes, bytes as u32);
-            set_optional(buffers.actual_handles, handles as u32);
-        }
-    };
     // SAFETY: the caller's promise.
-    match unsafe { channel.read(buffers.bytes, capacity, handles, options & READ_MAY_DISCARD != 0) }
-    {
-        Ok(delivered) => {
-            report(delivered.bytes, delivered.handles.len());
-            deliver_handles(delivered.handles, tell)
-        }
-        Err(ReadError::TooSmall { bytes, handles }) => {
-            report(bytes, handles);
-            Err(BUFFER_TOO_SMALL)
-        }
-        Err(ReadError::Status(status)) => Err(status),
+    unsafe {
+        let destination = buffers.destination()?;
+        buffers.report(channel.read(&destination, options & READ_MAY_DISCARD != 0), tell)
     }
 }
 
@@ -313,7 +338,15 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn make(self) -> Result<Incoming> {
+    /// Makes the call, and hands the reply to the caller's buffers; one that does not fit is lost, as on Zircon.
+    ///
+    /// # Safety
+    /// The pointers in `buffers` are null or valid for writing what they stand for.
+    unsafe fn make(
+        self,
+        buffers: &ReadBuffers,
+        tell: impl FnMut(usize, zx_handle_info_t),
+    ) -> Result<()> {
         let held = get(self.handle)?;
         let channel = held.channel()?;
         held.require(ZX_RIGHT_READ | ZX_RIGHT_WRITE)?;
@@ -322,33 +355,13 @@ impl Call<'_> {
             return Err(INVALID_ARGS);
         }
         check_sizes(bytes.len(), self.handles.as_ref().map_or(0, Vec::len))?;
-        channel.call(&held, Outgoing::new(bytes, self.handles?), self.deadline)
+        let message = Outgoing::new(bytes, self.handles?);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let destination = buffers.destination()?;
+            buffers.report(channel.call(&held, message, &destination, self.deadline), tell)
+        }
     }
-}
-
-/// Hands a reply to the caller's buffers; a reply that does not fit is lost, as on Zircon.
-///
-/// # Safety
-/// The pointers in `buffers` are null or valid for writing what they stand for.
-unsafe fn deliver_reply(
-    reply: Incoming,
-    buffers: &ReadBuffers,
-    tell: impl FnMut(usize, zx_handle_info_t),
-) -> Result<()> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        set_optional(buffers.actual_bytes, reply.bytes.len() as u32);
-        set_optional(buffers.actual_handles, reply.handles.len() as u32);
-    }
-    super::message::check_room(&reply, buffers.num_bytes as usize, buffers.num_handles as usize)?;
-    if buffers.bytes.is_null() && !reply.bytes.is_empty() {
-        return Err(INVALID_ARGS);
-    }
-    // SAFETY: room was checked; not null, or nothing to copy.
-    unsafe {
-        std::ptr::copy_nonoverlapping(reply.bytes.as_ptr(), buffers.bytes, reply.bytes.len());
-    };
-    deliver_handles(reply.handles, tell)
 }
 
 /// See the Zircon documentation of `zx_channel_call`.
@@ -385,7 +398,7 @@ pub unsafe fn zx_channel_call(
     let tell =
         |index, info: zx_handle_info_t| unsafe { args.rd_handles.add(index).write(info.handle) };
     // SAFETY: the caller's promise.
-    answer(call.make().and_then(|reply| unsafe { deliver_reply(reply, &buffers, tell) }))
+    answer(unsafe { call.make(&buffers, tell) })
 }
 
 /// See the Zircon documentation of `zx_channel_call_etc`.
@@ -421,5 +434,5 @@ pub unsafe fn zx_channel_call_etc(
     // SAFETY: the caller's promise; `index` is below `num_handles`.
     let tell = |index, info| unsafe { args.rd_handles.add(index).write(info) };
     // SAFETY: the caller's promise.
-    answer(call.make().and_then(|reply| unsafe { deliver_reply(reply, &buffers, tell) }))
+    answer(unsafe { call.make(&buffers, tell) })
 }

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use fuchsia_zircon::{MessageBufEtc, Status};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
@@ -26,10 +26,23 @@ enum Interest {
     Discard,
 }
 
+impl Interest {
+    /// The task that waits, which is to poll again.
+    fn take_waker(&mut self) -> Option<Waker> {
+        match std::mem::replace(self, Interest::Unpolled) {
+            Interest::Waiting(waker) => Some(waker),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     last_tx_id: u32,
-    calls: HashMap<u32, Interest>,
+    calls: BTreeMap<u32, Interest>,
     events: VecDeque<MessageBufEtc>,
     events_taken: bool,
     event_waker: Option<Waker>,
@@ -181,17 +194,14 @@ impl Interests {
 
     fn wake_all(&self) {
         let mut state = self.lock();
-        let mut wakers: Vec<Waker> = state.event_waker.take().into_iter().collect();
-        for interest in state.calls.values_mut() {
-            if matches!(interest, Interest::Waiting(_))
-                && let Interest::Waiting(waker) = std::mem::replace(interest, Interest::Unpolled)
-            {
-                wakers.push(waker);
-            }
-        }
+        let events = state.event_waker.take();
+        let mut waiting = state.calls.values_mut().filter_map(Interest::take_waker);
+        // Mostly there is one call, and then nothing to allocate for more.
+        let first = waiting.next();
+        let others: Vec<Waker> = waiting.collect();
         // Not under the lock: a waker may run its task at once.
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        events.into_iter().chain(first).chain(others).for_each(Waker::wake);
     }
 }
 

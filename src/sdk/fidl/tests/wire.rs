@@ -357,3 +357,26 @@ fn vectors_of_plain_structs_are_checked_element_by_element() {
     bad[16 + 32] = 2;
     rejected::<AllNumbers>(&bad, Error::InvalidBoolean);
 }
+
+#[test]
+fn vectors_of_structs_decode_wherever_they_are() {
+    let smalls: Vec<Small> = (0..99).map(|i| Small { a: i, b: u16::from(i) << 8 | 7 }).collect();
+    let pairs: Vec<Pair> = (0..99).map(|i| Pair { a: i, b: !i }).collect();
+    type Smalls = fidl::encoding::Vector<Small, 100>;
+    type Pairs = fidl::encoding::Vector<Pair, 100>;
+    let (small_wire, _) = Encoder::encode_all::<Smalls>(smalls.clone()).unwrap();
+    let (pair_wire, _) = Encoder::encode_all::<Pairs>(pairs.clone()).unwrap();
+    assert_eq!(small_wire[16..24], [0, 0, 7, 0, 1, 0, 7, 1]);
+    assert_eq!(pair_wire[24..32], [1, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff]);
+    for shift in 0..8 {
+        let moved = |wire: &[u8]| [&vec![0; shift], wire].concat();
+        assert_eq!(decode::<Smalls>(&moved(&small_wire)[shift..]), Ok(smalls.clone()));
+        assert_eq!(decode::<Pairs>(&moved(&pair_wire)[shift..]), Ok(pairs.clone()));
+    }
+    for index in 0..99 {
+        let mut bad = small_wire.clone();
+        let at = 16 + 4 * index + 1;
+        bad[at] = 0x80;
+        rejected::<Smalls>(&bad, Error::NonZeroPadding { padding_start: at });
+    }
+}

@@ -32,6 +32,10 @@ pub use results::{
     ResultType,
 };
 
+/// For the derives of generated types.
+#[doc(hidden)]
+pub use zerocopy;
+
 use crate::{Error, Result};
 
 /// Objects out of line inside each other may be this deep.

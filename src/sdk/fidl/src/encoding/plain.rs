@@ -1,8 +1,13 @@
-//! Structs that are nothing but numbers, booleans and bytes: their vectors are copied in one pass that the compiler can
-//! unroll, with no bounds to check and nothing to fail in between.
+//! Structs that are nothing but numbers, booleans and bytes, whose vectors need no look at each member.
+//!
+//! Such a struct is in memory as it is on the wire, but for the content of padding, and for booleans, which cannot hold every byte.
+//! So where there is no padding a vector is encoded by a copy, and where there is no boolean it is decoded by a copy, after the padding
+//! of all elements was checked. Other vectors go through [`Plain`], in one pass that the compiler can unroll, with no bounds
+//! to check and nothing to fail in between.
 
 use super::{Decoder, Encoder};
 use crate::Result;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A type of `N` bytes on the wire, all inline, each a member's or padding.
 pub trait Plain<const N: usize>: Sized {
@@ -55,7 +60,32 @@ impl<const N: usize> Plain<N> for [u8; N] {
     }
 }
 
+/// Whether all bytes are zero where `mask`, which is repeated over and over, is not.
+fn is_zero_under<const N: usize>(bytes: &[u8], mask: &[u8; N]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    // So many words have the mask in the same places again.
+    let (turns, last) = (words.chunks_exact(N), words.chunks_exact(N).remainder());
+    let mut seen = [0_u64; N];
+    for words in turns {
+        for (seen, word) in seen.iter_mut().zip(words) {
+            *seen |= u64::from_ne_bytes(*word);
+        }
+    }
+    for (seen, word) in seen.iter_mut().zip(last) {
+        *seen |= u64::from_ne_bytes(*word);
+    }
+    let mut seen = seen.iter().flat_map(|word| word.to_ne_bytes()).zip(mask.iter().cycle());
+    let mut rest = rest.iter().zip(mask.iter().cycle().skip(words.len() * 8 % N));
+    seen.all(|(byte, mask)| byte & mask == 0) && rest.all(|(byte, mask)| byte & mask == 0)
+}
+
 impl Encoder<'_> {
+    /// Writes elements side by side, which have no padding.
+    #[inline]
+    pub fn append_bytes_of<T: IntoBytes + Immutable>(&mut self, values: &[T]) {
+        self.append(values.as_bytes());
+    }
+
     /// Writes elements side by side.
     #[inline]
     pub fn append_plain<T: Plain<N>, const N: usize>(&mut self, values: &[T]) {
@@ -88,5 +118,49 @@ impl Decoder<'_> {
         };
         let values = elements.iter().map(decode).collect();
         Ok(valid.then_some(values))
+    }
+
+    /// Reads `count` elements side by side, of `N` bytes each, whose padding is where `padding` is not zero; `None` where
+    /// that of one of them is not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::OutOfRange`].
+    pub fn copied_elements<T: FromBytes + Immutable + Copy, const N: usize>(
+        &self,
+        count: usize,
+        offset: usize,
+        padding: &[u8; N],
+    ) -> Result<Option<Vec<T>>> {
+        const { assert!(size_of::<T>() == N) };
+        let bytes = self.slice(offset, count.saturating_mul(N))?;
+        if padding.iter().any(|byte| *byte != 0) && !is_zero_under(bytes, padding) {
+            return Ok(None);
+        }
+        Ok(Some(match <[T]>::ref_from_bytes(bytes) {
+            Ok(elements) => elements.to_vec(),
+            // They are not where such values may be in memory.
+            Err(_) => bytes.chunks_exact(N).filter_map(|e| T::read_from_bytes(e).ok()).collect(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_zero_under;
+
+    #[test]
+    fn every_masked_byte_is_looked_at() {
+        let mask = [0, 0xff, 0, 0, 0xfe, 0];
+        for len in [0, 6, 18, 24, 48, 54, 600, 606] {
+            let mut bytes = vec![0; len];
+            for at in 0..len {
+                for (value, zero) in [(1, mask[at % 6] & 1 == 0), (0x80, mask[at % 6] == 0)] {
+                    bytes[at] = value;
+                    assert_eq!(is_zero_under(&bytes, &mask), zero, "{value} at {at} of {len}");
+                }
+                bytes[at] = 0;
+            }
+        }
     }
 }

@@ -56,14 +56,22 @@ impl Generator<'_> {
         ];
         let encode_value = fill(ENCODE_STRUCT, &values);
         let plain = self.plain_size(&Type::Declared { id, optional: false }).is_some();
-        let elements = if plain { fill(PLAIN_ELEMENTS, &values) } else { String::new() };
-        let value_elements = if plain { PLAIN_VALUE_ELEMENTS } else { "" };
+        let mut conversions = String::new();
+        let (elements, value_elements) = if plain {
+            let (derives, append, read) = self.copies(s);
+            conversions = derives;
+            let values = [&values[..], &[("append", append), ("read", &read)]].concat();
+            (fill(PLAIN_ELEMENTS, &values), fill(PLAIN_VALUE_ELEMENTS, &values))
+        } else {
+            Default::default()
+        };
         let values = [
             &values[..],
             &[
+                ("conversions", conversions.as_str()),
                 ("encode_value", encode_value.as_str()),
                 ("elements", &elements),
-                ("value_elements", value_elements),
+                ("value_elements", &value_elements),
                 // As on the wire, so that copies of vectors are copies of memory.
                 ("repr", if plain { "#[repr(C)]\n" } else { "" }),
             ],
@@ -96,6 +104,52 @@ impl Generator<'_> {
         };
         let size = usize::try_from(self.layouts.inline(ty).size).ok()?;
         (plain && size <= MAX).then_some(size)
+    }
+
+    /// For a plain struct: what it derives so that vectors of it are copied as far as they can be, and how they are written and read.
+    fn copies(&self, s: &Struct) -> (String, &'static str, String) {
+        let mut padding = Vec::new();
+        let any_bytes = self.plain_padding(s, &mut padding);
+        let no_padding = padding.iter().all(|byte| *byte == 0);
+        let mut traits = vec!["Immutable"];
+        let (mut append, mut read) = ("append_plain", "plain_elements(count, offset)".to_owned());
+        if no_padding {
+            traits.push("IntoBytes");
+            append = "append_bytes_of";
+        }
+        if any_bytes {
+            traits.push("FromBytes");
+            read = format!("copied_elements(count, offset, &{padding:?})");
+        }
+        let paths: Vec<String> =
+            traits.iter().map(|name| format!("fidl::encoding::zerocopy::{name}")).collect();
+        let derive = format!(
+            "#[derive({})]\n#[zerocopy(crate = \"fidl::encoding::zerocopy\")]\n",
+            paths.join(", ")
+        );
+        (derive, append, read)
+    }
+
+    /// Appends a byte for each byte of a plain struct, which is not zero for padding. Whether every other byte may have any value.
+    fn plain_padding(&self, s: &Struct, padding: &mut Vec<u8>) -> bool {
+        let layout = self.layouts.fields(s);
+        let mut any = true;
+        for (member, (_, after)) in s.members.iter().zip(&layout.members) {
+            match &member.ty {
+                Type::Declared { id, .. } => {
+                    if let DeclarationKind::Struct(s) = &self.program.declaration(*id).kind {
+                        any &= self.plain_padding(s, padding);
+                    }
+                }
+                ty => {
+                    any &= *ty != Type::Primitive(Primitive::Bool);
+                    let size = self.plain_size(ty).unwrap_or(0);
+                    padding.resize(padding.len() + size, 0);
+                }
+            }
+            padding.resize(padding.len() + *after as usize, u8::MAX);
+        }
+        any
     }
 
     /// How a plain struct becomes its bytes, whole.
@@ -249,7 +303,7 @@ impl Generator<'_> {
 }
 
 const STRUCT: &str = "$derives
-${repr}pub struct $name {
+$conversions${repr}pub struct $name {
 $fields}
 
 impl $name {
@@ -497,7 +551,7 @@ const PLAIN_ELEMENTS: &str = "
         encoder: &mut fidl::encoding::Encoder<'_>,
         _depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        encoder.append_plain(&values);
+        encoder.$append(&values);
         ::std::result::Result::Ok(())
     }
 
@@ -507,7 +561,7 @@ const PLAIN_ELEMENTS: &str = "
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<::std::vec::Vec<Self>, fidl::Error> {
-        if let ::std::option::Option::Some(values) = decoder.plain_elements(count, offset)? {
+        if let ::std::option::Option::Some(values) = decoder.$read? {
             return ::std::result::Result::Ok(values);
         }
         // One of them is wrong; which and why, it says itself.
@@ -525,7 +579,7 @@ const PLAIN_VALUE_ELEMENTS: &str = "
         encoder: &mut fidl::encoding::Encoder<'_>,
         _depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<(), fidl::Error> {
-        encoder.append_plain(values);
+        encoder.$append(values);
         ::std::result::Result::Ok(())
     }
 ";

@@ -27,7 +27,7 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 16] = [
+    let tests: [(&str, fn()); 17] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
@@ -46,6 +46,7 @@ fn main() {
         ),
         ("nothing_leaks", nothing_leaks),
         ("bells_ring_in_another_process", guests::bells_ring_in_another_process),
+        ("bells_ring_where_the_port_is_from", guests::bells_ring_where_the_port_is_from),
         ("a_guest_runs_and_exits", guests::a_guest_runs_and_exits),
     ];
     let filter = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));

@@ -31,6 +31,10 @@ pub(crate) fn run(role: &str) {
         "answer" => answer(near),
         "port" => port(near, second),
         "bells" => crate::guests::answer_bells(near, second),
+        "others_bells" => {
+            crate::guests::set_bell_for_another(second, startup.handles[2].1);
+            hold(near);
+        }
         _ => panic!("no role {role}"),
     }
 }

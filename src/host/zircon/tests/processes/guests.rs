@@ -58,6 +58,35 @@ pub(crate) fn answer_bells(near: zx_handle_t, guest: zx_handle_t) {
     }
 }
 
+/// The side of a device whose bells somebody else answers, who gave it the port.
+pub(crate) fn set_bell_for_another(guest: zx_handle_t, port: zx_handle_t) {
+    assert_eq!(set_bell(guest, port, BELL, 4096), ZX_OK);
+}
+
+pub(crate) fn bells_ring_where_the_port_is_from() {
+    let machine = Machine::new();
+    let (near, far) = channel();
+    let port = port();
+    let handles = vec![
+        (USER, far),
+        (USER | 1 << 16, duplicate(machine.guest)),
+        (USER | 2 << 16, duplicate(port)),
+    ];
+    let process = spawn("others_bells", handles);
+    assert_eq!(read_when_ready(near).0, b"ready");
+    let vcpu = machine.vcpu();
+    for _ in 0..100 {
+        assert!(enter(vcpu).is_ok());
+        assert_eq!(bell_address(&next_packet(port)), BELL + 4);
+    }
+    // SAFETY: always safe.
+    assert_eq!(unsafe { zx_task_kill(process) }, ZX_OK);
+    wait(process, ZX_PROCESS_TERMINATED);
+    // The bell went with the one who set it.
+    assert!(enter(vcpu).is_ok());
+    [vcpu, near, process, port].into_iter().for_each(close);
+}
+
 pub(crate) fn bells_ring_in_another_process() {
     let machine = Machine::new();
     let (near, far) = channel();

@@ -3,8 +3,29 @@
 use std::thread;
 
 use fuchsia_async as fasync;
-use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased};
-use futures::{AsyncReadExt, AsyncWriteExt, TryStreamExt};
+use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased, Peered};
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, TryStreamExt};
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn user_signals_of_a_channel_and_its_messages_are_awaited_side_by_side() {
+    let (ours, theirs) = zx::Channel::create();
+    let ours = fasync::Channel::from_channel(ours);
+    for message in [&b"first"[..], b"second"] {
+        let mut buf = zx::MessageBuf::new();
+        let mut message_comes = Box::pin(ours.recv_msg(&mut buf));
+        let mut signal_comes = fasync::OnSignals::new(&ours, zx::Signals::USER_0);
+        assert!((&mut message_comes).now_or_never().is_none());
+        assert!((&mut signal_comes).now_or_never().is_none());
+        theirs.signal_peer(zx::Signals::NONE, zx::Signals::USER_0).expect("it is there");
+        let signals = signal_comes.await.expect("it can be waited for");
+        assert!(signals.contains(zx::Signals::USER_0));
+        assert!((&mut message_comes).now_or_never().is_none());
+        theirs.write(message, &mut []).expect("there is room");
+        message_comes.await.expect("it comes");
+        assert_eq!(buf.bytes(), message);
+        ours.signal_handle(zx::Signals::USER_0, zx::Signals::NONE).expect("it is ours");
+    }
+}
 
 #[fuchsia_async::run_singlethreaded(test)]
 async fn a_message_arrives_whether_it_was_there_or_not() {

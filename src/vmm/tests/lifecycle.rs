@@ -3,7 +3,7 @@
 
 mod fixture;
 
-use fidl::endpoints::{create_endpoints, create_proxy};
+use fidl::endpoints::{Proxy as _, create_endpoints, create_proxy};
 use fidl_fuchsia_virtualization::{
     BalloonControllerMarker, GuestConfig, GuestError, GuestMarker, GuestProxy,
     HostVsockEndpointMarker, KernelType, MemControllerMarker,
@@ -160,6 +160,19 @@ async fn device_without_a_framework_fails_creation() {
 async fn bind_without_a_machine_closes_the_channel() {
     let fixture = Fixture::new();
     assert_ne!(epitaph(fixture.bind()).await, Some(zx::Status::OK));
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn a_guest_client_that_breaks_the_protocol_is_let_go() {
+    let fixture = Fixture::new();
+    fixture.create(SPIN).await;
+    let broken = fixture.bind();
+    broken.as_channel().write(b"no message", &mut []).unwrap();
+    broken.on_closed().await.unwrap();
+    assert_eq!(
+        fixture.bind().get_console().await.unwrap().err(),
+        Some(GuestError::DeviceNotPresent)
+    );
 }
 
 #[fuchsia_async::run_singlethreaded(test)]

@@ -21,6 +21,8 @@ use fuchsia_zircon as zx;
 use futures::channel::oneshot;
 use futures::future::{OptionFuture, join, join_all};
 use futures::join;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A machine.
@@ -30,7 +32,33 @@ pub(super) struct Machine {
     events: DeviceEvents,
     services: Rc<GuestServices>,
     serial: fasync::Task<()>,
-    clients: Vec<GuestControlHandle>,
+    clients: Rc<Clients>,
+}
+
+/// The `Guest` clients that are to be told how the machine ended. One that is here has its channel open, so whoever serves
+/// it takes it out again.
+#[derive(Default)]
+struct Clients {
+    next: Cell<u64>,
+    handles: RefCell<BTreeMap<u64, GuestControlHandle>>,
+}
+
+impl Clients {
+    fn add(&self, client: GuestControlHandle) -> u64 {
+        let id = self.next.replace(self.next.get() + 1);
+        self.handles.borrow_mut().insert(id, client);
+        id
+    }
+
+    fn remove(&self, id: u64) {
+        self.handles.borrow_mut().remove(&id);
+    }
+
+    fn end(&self, epitaph: zx::Status) {
+        for client in self.handles.take().into_values() {
+            client.shutdown_with_epitaph(epitaph);
+        }
+    }
 }
 
 /// The reply to `Run` for a machine that ended with `outcome`.
@@ -77,7 +105,7 @@ impl Machine {
                 events,
                 services: Rc::new(services),
                 serial,
-                clients: Vec::new(),
+                clients: Rc::default(),
             }),
             Err(error) => {
                 devices.destroy(&environment.realm).await;
@@ -124,18 +152,20 @@ impl Machine {
     /// Serves a `Guest` client.
     pub(super) fn serve(&mut self, requests: GuestRequestStream) {
         use fidl::endpoints::RequestStream as _;
-        self.clients.retain(|client| !client.is_closed());
-        self.clients.push(requests.control_handle());
-        fasync::Task::local(guest::serve(self.services.clone(), requests)).detach();
+        let (services, clients) = (self.services.clone(), self.clients.clone());
+        let id = clients.add(requests.control_handle());
+        fasync::Task::local(async move {
+            guest::serve(services, requests).await;
+            clients.remove(id);
+        })
+        .detach();
     }
 
     /// Takes the machine apart: tells `Guest` clients how it ended, stops vCPUs, and destroys the devices' components.
     pub(super) async fn destroy(self, realm: &RealmProxy, outcome: Outcome) {
         let epitaph =
             if run_result(outcome).is_ok() { zx::Status::OK } else { zx::Status::INTERNAL };
-        for client in self.clients {
-            client.shutdown_with_epitaph(epitaph);
-        }
+        self.clients.end(epitaph);
         let Self { vm, mut devices, events, services, serial, .. } = self;
         vm.end(outcome);
         drop(services);

@@ -1,4 +1,8 @@
 //! The component: `GuestLifecycle` and `Guest` over FIDL, and the devices' components.
+//!
+//! Of the answers that `GuestError` has for clients two have no cause here: RAM is laid out around the devices
+//! (`DEVICE_MEMORY_OVERLAP`; it is still checked), and what the component publishes is the same for every guest
+//! (`DUPLICATE_PUBLIC_SERVICES`).
 
 mod config;
 mod devices;

@@ -91,6 +91,23 @@ mod tests {
         assert_eq!(map, expected.map(|(range, kind)| E820Entry { range, kind }));
     }
 
+    /// Why no configuration is answered with `DEVICE_MEMORY_OVERLAP`.
+    #[test]
+    fn no_size_of_memory_reaches_a_device() {
+        const LIMIT: u64 = 0xb_0000_0000;
+        let reserved = RESTRICTED.iter().filter(|range| range.end < LIMIT);
+        let most = LIMIT - reserved.map(|range| range.end - range.start).sum::<u64>();
+        for around in [LOW_RESERVED.end, BIOS_RESERVED.start, DEVICES.start, DEVICES.end, most] {
+            for size in [around - 0x1000, around, (around + 0x1000).min(most)] {
+                let layout = MemoryLayout::new(size, &RESTRICTED).unwrap();
+                for device in [IO_APIC..IO_APIC + 0x1000, PCI_ECAM, PCI_MMIO] {
+                    assert_eq!(layout.check_device(&device), Ok(()), "{size:#x}");
+                }
+            }
+        }
+        assert!(MemoryLayout::new(most + 1, &RESTRICTED).is_err());
+    }
+
     #[test]
     fn entries_are_twenty_bytes_little_endian() {
         let entry = E820Entry { range: 0x1000..0x3000, kind: E820Type::Ram };

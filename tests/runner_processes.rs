@@ -168,6 +168,55 @@ async fn a_vmm_that_does_not_stop_is_killed() {
 }
 
 #[fasync::run_singlethreaded(test)]
+async fn a_guest_whose_vmm_does_not_answer_is_stopping_until_it_does() {
+    let fixture = Fixture::new(GuestKernel::Zircon, MANIFESTS.to_vec());
+    let enclosed = &fixture.enclosed;
+    let guest = enclosed.start(GuestConfig::default()).await;
+    let vmm = pid_of("bin/vmm");
+    kill_process(vmm, Signal::STOP).unwrap();
+    // Requests of one connection are served in their order, so all that follow see it stopping.
+    let stopped = [enclosed.manager.force_shutdown(), enclosed.manager.force_shutdown()];
+    let info = enclosed.info().await;
+    assert_eq!((info.guest_status, info.stop_error), (Some(GuestStatus::Stopping), None));
+    assert!(info.uptime.is_some() && info.guest_descriptor.is_some(), "{info:?}");
+    let (_, server) = create_proxy::<GuestMarker>();
+    let launched = enclosed.manager.launch(GuestConfig::default(), server).await.unwrap();
+    assert_eq!(launched, Err(GuestManagerError::AlreadyRunning));
+    // It can still be connected to, but nobody answers.
+    let (late, server) = create_proxy::<GuestMarker>();
+    assert_eq!(enclosed.manager.connect(server).await.unwrap(), Ok(()));
+    assert_eq!(enclosed.info().await.guest_status, Some(GuestStatus::Stopping));
+    kill_process(vmm, Signal::CONT).unwrap();
+    for stopped in stopped {
+        stopped.await.unwrap();
+    }
+    let info = enclosed.info().await;
+    assert_eq!(info.guest_status, Some(GuestStatus::Stopped));
+    assert_eq!(info.stop_error, Some(GuestError::ControllerForcedHalt));
+    assert_eq!(guest.wait_for_end().await, Some(zx::Status::INTERNAL));
+    late.on_closed().await.unwrap();
+    fixture.works().await;
+    fixture.enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_vmm_that_dies_while_it_is_to_stop_has_terminated_unexpectedly() {
+    let fixture = Fixture::new(GuestKernel::Zircon, MANIFESTS.to_vec());
+    let enclosed = &fixture.enclosed;
+    let _guest = enclosed.start(GuestConfig::default()).await;
+    let vmm = pid_of("bin/vmm");
+    kill_process(vmm, Signal::STOP).unwrap();
+    let stopped = enclosed.manager.force_shutdown();
+    assert_eq!(enclosed.info().await.guest_status, Some(GuestStatus::Stopping));
+    kill_process(vmm, Signal::KILL).unwrap();
+    stopped.await.unwrap();
+    let info = enclosed.info().await;
+    assert_eq!(info.guest_status, Some(GuestStatus::VmmUnexpectedTermination));
+    fixture.works().await;
+    fixture.enclosed.destroy().await;
+}
+
+#[fasync::run_singlethreaded(test)]
 async fn when_the_manager_goes_its_vmm_and_devices_go() {
     let fixture = Fixture::new(GuestKernel::Linux, MANIFESTS.to_vec());
     let guest = fixture.enclosed.start(GuestConfig::default()).await;

@@ -231,7 +231,7 @@ fn frames(corpus: &Corpus) {
         frame.extend(tcp);
         frame.extend(data);
         let len = (frame.len() as u16).to_le_bytes();
-        [&[0x01 | 0x02 | 0x04, len[0], len[1]][..], &frame].concat()
+        [&[0x01 | 0x02 | 0x04 | 0x20, len[0], len[1]][..], &frame].concat()
     };
     let (syn, ack, push, fin) = (2, 0x10, 0x18, 0x11);
     let talk = [
@@ -244,6 +244,22 @@ fn frames(corpus: &Corpus) {
     ];
     corpus.put("net_frames", "tcp", &[&[0][..], &talk.concat()].concat());
     corpus.put("net_frames", "tcp_offloads", &[&[7][..], &talk.concat()].concat());
+    // A client of the host's that connects to a forwarded port: nothing but its wish, and then the guest's answers.
+    let client = [0x02 | 0x04 | 0x20, 1, 0, 6];
+    let answers = [
+        &client[..],
+        &segment(syn | ack, b"", true),
+        &segment(push, b"welcome", true),
+        &segment(fin, b"", true),
+    ];
+    corpus.put("net_frames", "forward", &[&[0][..], &answers.concat()].concat());
+    for (name, kind) in [("ping6", 128), ("neighbor", 135)] {
+        let mut frame = vec![0; 14 + 40 + 24];
+        (frame[12], frame[14 + 6], frame[14 + 1], frame[54]) = (1, 2, 1, kind);
+        frame[54 + 8..].copy_from_slice(&[0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        let len = frame.len() as u8;
+        corpus.put("net_frames", name, &[&[0, 0x21, len, 0][..], &frame].concat());
+    }
     let arp = [
         &[0xff; 6][..],
         &[2, 0, 0, 0, 0, 1, 0x70, 6, 0, 1, 8, 0, 6, 4, 0, 1],

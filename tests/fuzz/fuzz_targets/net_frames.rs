@@ -23,11 +23,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut stack = Stack::new([2, 0, 0, 0, 0, 1]).expect("a network");
+        let mut network = Host::new();
         for transport in [Transport::Tcp, Transport::Udp] {
             let host = (Ipv4Addr::LOCALHOST, 0).into();
-            stack.forward(&Forward { transport, host, guest_port: 7 }).expect("a forward");
+            let forward = Forward { transport, host, guest_port: 7 };
+            network.forwards.push(stack.forward(&forward).expect("a forward"));
         }
-        Self { stack, host: Host::new() }
+        Self { stack, host: network }
     }
 }
 
@@ -55,6 +57,9 @@ fuzz_target!(|bytes: &[u8]| {
             }
             if kind & 2 != 0 {
                 world.host.act(&frame);
+            }
+            if kind & 32 != 0 {
+                world.host.wait();
             }
             if kind & 4 != 0 {
                 world.stack.handle_events(now);

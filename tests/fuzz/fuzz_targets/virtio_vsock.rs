@@ -9,7 +9,7 @@ use fuchsia_zircon as zx;
 use futures::channel::{mpsc, oneshot};
 use libfuzzer_sys::fuzz_target;
 use virtio_device::{Features, Io, QueueSet};
-use virtio_vsock::{AcceptRequest, Header, QUEUES, RX, TX, VsockDevice};
+use virtio_vsock::{AcceptRequest, Header, Operation, QUEUES, RX, TX, VsockDevice};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const GUEST: u32 = 3;
@@ -18,10 +18,19 @@ const LISTENED: u32 = 8000;
 /// Where the ports of the host's own connections start.
 const EPHEMERAL: u32 = 49152;
 const HEADER: usize = size_of::<Header>();
+const REQUEST: u16 = Operation::REQUEST.0;
+const RESPONSE: u16 = Operation::RESPONSE.0;
+const RST: u16 = Operation::RST.0;
+const SHUTDOWN: u16 = Operation::SHUTDOWN.0;
+const RW: u16 = Operation::RW.0;
+const CREDIT_UPDATE: u16 = Operation::CREDIT_UPDATE.0;
+const CREDIT_REQUEST: u16 = Operation::CREDIT_REQUEST.0;
 
 type Client = oneshot::Receiver<Result<zx::Socket, zx::Status>>;
 
 struct Vsock {
+    /// Ports of connections that either side has asked for: the guest's, the host's.
+    known: Vec<(u32, u32)>,
     accepts: mpsc::UnboundedReceiver<AcceptRequest>,
     clients: Vec<Client>,
     sockets: Vec<zx::Socket>,
@@ -46,20 +55,35 @@ impl Target for Vsock {
             1..=3 => driver::bytes(32, input)?,
             _ => Vec::new(),
         };
-        let is_odd = input.ratio(1, 16)?;
-        let host_port = if input.arbitrary()? { LISTENED } else { EPHEMERAL };
-        let counters = [0, 1, 4096, 1 << 16, 1 << 20, u32::MAX];
+        let is_odd = input.ratio(1, 32)?;
+        // Most packets belong to a connection that there is, or was.
+        let (ports, op) = if self.known.is_empty() || input.ratio(1, 8)? {
+            let host = if input.ratio(3, 4)? { LISTENED } else { EPHEMERAL };
+            let ports = (
+                u32::from(input.int_in_range(0..=3u8)?),
+                host + u32::from(input.int_in_range(0..=3u8)?),
+            );
+            (ports, if input.ratio(7, 8)? { REQUEST } else { input.int_in_range(0..=8)? })
+        } else {
+            let weighted = [RESPONSE, RW, RW, RW, CREDIT_UPDATE, CREDIT_REQUEST, SHUTDOWN, RST];
+            let op = if is_odd { input.int_in_range(0..=8)? } else { *input.choose(&weighted)? };
+            (*input.choose(&self.known)?, op)
+        };
+        if op == REQUEST && !self.known.contains(&ports) {
+            self.known.push(ports);
+        }
+        let counters = [1 << 16, 1 << 16, 1 << 20, 4096, 1, 0, u32::MAX];
         let header = Header {
             src_cid: if is_odd { input.arbitrary()? } else { u64::from(GUEST) }.into(),
-            dst_cid: if input.ratio(1, 16)? { input.arbitrary()? } else { HOST }.into(),
-            src_port: u32::from(input.int_in_range(0..=3u8)?).into(),
-            dst_port: (host_port + u32::from(input.int_in_range(0..=3u8)?)).into(),
+            dst_cid: if input.ratio(1, 32)? { input.arbitrary()? } else { HOST }.into(),
+            src_port: ports.0.into(),
+            dst_port: ports.1.into(),
             len: if is_odd { input.arbitrary()? } else { data.len() as u32 }.into(),
             socket_type: if is_odd { input.int_in_range(0..=2)? } else { 1 }.into(),
-            op: input.int_in_range(0..=8)?.into(),
+            op: op.into(),
             flags: input.int_in_range(0..=4)?.into(),
             buf_alloc: (*input.choose(&counters)?).into(),
-            fwd_cnt: (*input.choose(&counters)?).into(),
+            fwd_cnt: if input.ratio(3, 4)? { 0 } else { *input.choose(&counters)? }.into(),
         };
         let mut readable = header.as_bytes().to_vec();
         readable.extend(data);
@@ -85,7 +109,7 @@ impl Target for Vsock {
         let touched = match (input.int_in_range(0..=7)?, index) {
             (0..=1u8, _) => {
                 let Ok(request) = self.accepts.try_recv() else { return Ok(QueueSet::EMPTY) };
-                let answer = if input.ratio(1, 4)? {
+                let answer = if input.ratio(1, 8)? {
                     Err(zx::Status::CONNECTION_REFUSED)
                 } else {
                     let (ours, theirs) = zx::Socket::create_stream();
@@ -132,8 +156,11 @@ impl Target for Vsock {
         let (header, data) = Header::read_from_prefix(answer).expect("a header");
         assert_eq!(header.len.get() as usize, data.len());
         assert_eq!(header.dst_cid.get(), u64::from(GUEST));
-        assert!((1..=7).contains(&header.op.get()));
-        assert!(data.is_empty() || header.op.get() == 5);
+        assert!((REQUEST..=CREDIT_REQUEST).contains(&header.op.get()));
+        assert!(data.is_empty() || header.op.get() == RW);
+        if header.op.get() == REQUEST {
+            self.known.push((header.dst_port.get(), header.src_port.get()));
+        }
     }
 }
 
@@ -158,7 +185,8 @@ fuzz_target!(|choices: &[u8]| {
         for port in [LISTENED, LISTENED + 1] {
             device.listen(port).expect("a free port");
         }
-        let mut vsock = Vsock { accepts, clients: Vec::new(), sockets: Vec::new() };
+        let mut vsock =
+            Vsock { known: Vec::new(), accepts, clients: Vec::new(), sockets: Vec::new() };
         driver::play(&mut vsock, device, features, &mut input)
     };
     // The input may end anywhere.

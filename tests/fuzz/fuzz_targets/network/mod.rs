@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "each target uses its part")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use virtio_net::stack::{Frame, GATEWAY, GATEWAY_V6, GUEST};
 
 /// What the last TCP segment to the guest said.
 struct Heard {
+    host_port: [u8; 2],
     guest_port: [u8; 2],
     /// The sequence number that follows it.
     next: u32,
@@ -21,6 +23,8 @@ pub struct Host {
     tcp: TcpListener,
     udp: UdpSocket,
     streams: Vec<TcpStream>,
+    /// Where ports of the guest are reached.
+    pub forwards: Vec<SocketAddr>,
     heard: Option<Heard>,
 }
 
@@ -39,7 +43,7 @@ impl Host {
         tcp.set_nonblocking(true).expect("a mode");
         let udp = UdpSocket::bind(any).expect("a socket");
         udp.set_nonblocking(true).expect("a mode");
-        Self { tcp, udp, streams: Vec::new(), heard: None }
+        Self { tcp, udp, streams: Vec::new(), forwards: Vec::new(), heard: None }
     }
 
     /// Forgets the guest before a reset.
@@ -59,7 +63,7 @@ impl Host {
         let Some((ethernet, packet)) = frame.split_at_mut_checked(14) else { return };
         let is_v6 = ethernet[12] & 1 != 0;
         let header = if is_v6 { 40 } else { 20 };
-        let len = packet.len();
+        let packet_len = packet.len();
         if ethernet[12] & 0x70 == 0x70 {
             ethernet[12..].copy_from_slice(&[8, 6]);
             return;
@@ -78,6 +82,7 @@ impl Host {
             (protocol, packet_is_answer(ip, is_v6), &self.heard, payload.first_chunk_mut::<13>())
         {
             tcp[..2].copy_from_slice(&heard.guest_port);
+            tcp[2..4].copy_from_slice(&heard.host_port);
             let ahead = u32::from(tcp[7] >> 6);
             tcp[4..8].copy_from_slice(&(heard.wanted.wrapping_add(ahead)).to_be_bytes());
             let behind = u32::from(tcp[11] >> 6);
@@ -91,6 +96,10 @@ impl Host {
             }
         } else if !is_icmp && let Some(to) = payload.get_mut(2..4) {
             to.copy_from_slice(&port.to_be_bytes());
+        }
+        let len = payload.len() as u16;
+        if let (17, Some(slot)) = (protocol, payload.get_mut(4..6)) {
+            slot.copy_from_slice(&len.to_be_bytes());
         }
         if is_v6 {
             ethernet[12..].copy_from_slice(&[0x86, 0xdd]);
@@ -110,7 +119,7 @@ impl Host {
         } else {
             ethernet[12..].copy_from_slice(&[8, 0]);
             ip[0] = 0x45;
-            ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            ip[2..4].copy_from_slice(&(packet_len as u16).to_be_bytes());
             ip[6..8].copy_from_slice(&[0, 0]);
             ip[9] = protocol;
             ip[12..16].copy_from_slice(&GUEST.octets());
@@ -120,6 +129,11 @@ impl Host {
                 put_sum(payload, 2, &[]);
             }
         }
+    }
+
+    /// Gives the host's sockets a moment.
+    pub fn wait(&self) {
+        std::thread::sleep(Duration::from_micros(300));
     }
 
     /// Does what programs of the host do, with `data`.
@@ -136,8 +150,15 @@ impl Host {
             let _ = stream.write(data);
             let _ = stream.read(&mut buffer);
         }
-        if data.first().is_some_and(|byte| byte & 7 == 7) {
-            self.streams.pop();
+        match data.first().map(|byte| byte & 7) {
+            Some(7) => _ = self.streams.pop(),
+            Some(6) if self.streams.len() < MAX_STREAMS => {
+                if let Some(Ok(stream)) = self.forwards.first().map(TcpStream::connect) {
+                    stream.set_nonblocking(true).expect("a mode");
+                    self.streams.push(stream);
+                }
+            }
+            _ => {}
         }
         if let Ok((_, from)) = self.udp.recv_from(&mut buffer) {
             let _ = self.udp.send_to(data, from);
@@ -159,8 +180,8 @@ impl Heard {
         let data = tcp.len().checked_sub(usize::from(tcp[12] >> 4) * 4)?;
         // SYN and FIN take a number.
         let len = data as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
-        let guest_port = *tcp.get(2..)?.first_chunk()?;
-        Some(Self { guest_port, next: word(4)?.wrapping_add(len), wanted: word(8)? })
+        let (host_port, guest_port) = (*tcp.first_chunk()?, *tcp.get(2..)?.first_chunk()?);
+        Some(Self { host_port, guest_port, next: word(4)?.wrapping_add(len), wanted: word(8)? })
     }
 }
 

@@ -212,6 +212,8 @@ async fn a_vmm_that_dies_while_it_is_to_stop_has_terminated_unexpectedly() {
     stopped.await.unwrap();
     let info = enclosed.info().await;
     assert_eq!(info.guest_status, Some(GuestStatus::VmmUnexpectedTermination));
+    // Until the component manager knows, it leads to the VMM that is no more.
+    fixture.end_of(fixture.vmm()).await;
     fixture.works().await;
     fixture.enclosed.destroy().await;
 }

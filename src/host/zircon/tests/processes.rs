@@ -27,13 +27,14 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
         ("a_message_in_flight_outlives_its_sender", a_message_in_flight_outlives_its_sender),
         ("killing_a_process_kills_what_it_started", killing_a_process_kills_what_it_started),
         ("killing_a_job_ends_its_processes", killing_a_job_ends_its_processes),
+        ("a_killed_job_leaves_nobody", a_killed_job_leaves_nobody),
         ("signals_cross_processes", signals_cross_processes),
         ("channel_user_signals_cross_processes", channel_user_signals_cross_processes),
         ("ports_cross_processes", ports_cross_processes),
@@ -192,6 +193,32 @@ fn killing_a_job_ends_its_processes() {
     let options = linux::SpawnOptions { argv: vec!["test".into()], job, ..Default::default() };
     assert_eq!(linux::spawn(options).unwrap_err().0, ZX_ERR_BAD_STATE);
     close(job);
+    close(parent);
+}
+
+fn a_killed_job_leaves_nobody() {
+    let parent = linux::job_default().unwrap();
+    for _ in 0..20 {
+        let mut job = 0;
+        // SAFETY: the pointer is to a local.
+        assert_eq!(unsafe { zx_job_create(parent, 0, &mut job) }, ZX_OK);
+        let (near, far) = channel();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // The shell may be about to start others.
+        let process = linux::spawn(linux::SpawnOptions {
+            argv: vec!["test".into(), "child=shell".into()],
+            handles: vec![(USER, far)],
+            stdio: [None, Some(writer.into()), None],
+            job,
+            ..Default::default()
+        });
+        assert_eq!(read_when_ready(near).0, b"ready");
+        // SAFETY: always safe.
+        assert_eq!(unsafe { zx_task_kill(job) }, ZX_OK);
+        // The end comes when nobody has the pipe any more.
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
+        [near, job, process.unwrap()].into_iter().for_each(close);
+    }
     close(parent);
 }
 

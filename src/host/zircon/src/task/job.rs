@@ -3,7 +3,7 @@
 //! A job is run by the process that made it. A handle that was sent away is one end of a socket: it can kill the job, and
 //! its hang-up says that the job is over.
 
-use super::process::{Shared, descendants};
+use super::process::{Shared, stop_descendants};
 use super::spawner::Spawner;
 use crate::object::{Kind, Object, Source, Sources, lock};
 use crate::status::{BAD_STATE, NOT_SUPPORTED, Result};
@@ -197,8 +197,8 @@ impl Job {
             result = result.and(child.job().and_then(|job| job.kill(&child)));
         }
         for process in &processes {
-            // Gathered before their parent is gone, killed after it so that it does not start more.
-            let started = descendants(process.pid);
+            // Gathered before their parent is gone, and without a trace of who started them.
+            let started = stop_descendants(process);
             result = result.and(process.kill());
             for pidfd in started {
                 // Gone already, or not ours to kill.

@@ -12,7 +12,9 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
     waitid,
 };
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 /// What the handles and the reaper of a child share.
 pub(super) struct Shared {
@@ -195,26 +197,60 @@ pub(crate) fn self_process() -> Result<zx_handle_t> {
     )
 }
 
-/// Descriptors of all processes that a process started, and those started in turn. One that is started while this looks
-/// is missed, unless it was started through this crate and so dies with its parent anyway.
-pub(super) fn descendants(pid: u32) -> Vec<OwnedFd> {
+/// Descriptors of all processes that a process started, and those started in turn. It and they are stopped on the way, since
+/// who is stopped starts no others; to be killed by the caller.
+pub(super) fn stop_descendants(process: &Shared) -> Vec<OwnedFd> {
     let mut found = Vec::new();
-    let mut parents = vec![pid];
+    stop(&process.pidfd, process.pid);
+    let mut parents = vec![process.pid];
     while let Some(parent) = parents.pop() {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for thread in threads.flatten() {
-            let children =
-                std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            for child in
-                children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok())
-            {
-                let pidfd = i32::try_from(child).ok().and_then(Pid::from_raw);
-                if let Some(Ok(pidfd)) = pidfd.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-                    found.push(pidfd);
-                    parents.push(child);
-                }
+        for child in children_of(parent) {
+            let pidfd = i32::try_from(child).ok().and_then(Pid::from_raw);
+            if let Some(Ok(pidfd)) = pidfd.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+                stop(&pidfd, child);
+                found.push(pidfd);
+                parents.push(child);
             }
         }
     }
     found
+}
+
+/// Stops a process, and waits until it has: it may be in the middle of a fork. One that does not stop in a tenth of a second
+/// sleeps in the kernel and starts nobody.
+fn stop(pidfd: &OwnedFd, pid: u32) {
+    if pidfd_send_signal(pidfd, Signal::STOP).is_err() {
+        // It is gone.
+        return;
+    }
+    for _ in 0..100 {
+        if tasks_of(pid).iter().all(|task| is_still(task)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The directories of a process's threads.
+fn tasks_of(pid: u32) -> Vec<PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    tasks.into_iter().flatten().flatten().map(|task| task.path()).collect()
+}
+
+/// Whether a thread is stopped or over; see proc_pid_stat(5).
+fn is_still(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    !matches!(state, Some('R' | 'S' | 'D'))
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let lists =
+        tasks_of(pid).into_iter().map(|task| std::fs::read_to_string(task.join("children")));
+    lists
+        .flat_map(|list| {
+            let list = list.unwrap_or_default();
+            list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
 }

@@ -62,8 +62,8 @@ impl std::fmt::Debug for Backing {
 }
 
 impl Backing {
-    /// Reads `buf` from `offset`; what is beyond the backing disk's end is zero.
-    pub(crate) fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+    /// The part of `buf`, which is read from `offset`, that the backing disk has; what is beyond its end is zero.
+    fn within<'a>(&self, buf: &'a mut [u8], offset: u64) -> &'a mut [u8] {
         let len = match self {
             Self::Raw { len, .. } => *len,
             Self::Qcow(image) => image.size(),
@@ -72,12 +72,33 @@ impl Backing {
             usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
         let (data, beyond) = buf.split_at_mut(there);
         beyond.fill(0);
-        if data.is_empty() {
-            return Ok(());
-        }
+        data
+    }
+
+    /// Reads `buf` from `offset`; what is beyond the backing disk's end is zero.
+    pub(crate) fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        let data = self.within(buf, offset);
         match self {
+            _ if data.is_empty() => Ok(()),
             Self::Raw { file, .. } => Ok(file.read_at(data, offset)?),
             Self::Qcow(image) => image.read_at(data, offset),
         }
+    }
+
+    /// As [`Backing::read_at`], as far as the tables needed are in memory; returns how many bytes were read.
+    pub(crate) fn read_cached(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
+        let len = buf.len();
+        let data = self.within(buf, offset);
+        match self {
+            _ if data.is_empty() => {}
+            Self::Raw { file, .. } => file.read_at(data, offset)?,
+            Self::Qcow(image) => {
+                let read = image.read_cached(data, offset)?;
+                if read < data.len() {
+                    return Ok(read);
+                }
+            }
+        }
+        Ok(len)
     }
 }

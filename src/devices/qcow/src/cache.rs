@@ -1,6 +1,7 @@
 //! A write-back cache of metadata in pages that never span two tables.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::file::BlockFile;
@@ -14,7 +15,7 @@ struct Page {
     data: Box<[u8]>,
     dirty: bool,
     /// Used since the clock's hand passed.
-    recent: bool,
+    recent: AtomicBool,
 }
 
 /// Pages of one kind of table, keyed by their offset in the file.
@@ -51,6 +52,14 @@ impl Cache {
         self.dirty > 0
     }
 
+    /// The page that holds `offset`, if it is there already.
+    pub(crate) fn cached(&self, offset: u64) -> Option<&[u8]> {
+        let at = *self.index.get(&(offset - offset % self.page_size))?;
+        let page = self.pages.get(at)?;
+        page.recent.store(true, Ordering::Relaxed);
+        Some(&page.data)
+    }
+
     /// The page that holds `offset`, read from `file` if need be; none when every page is dirty and has to be
     /// written back first.
     ///
@@ -82,7 +91,7 @@ impl Cache {
         let offset = offset - offset % self.page_size;
         if let Some(&at) = self.index.get(&offset) {
             if let Some(page) = self.pages.get_mut(at) {
-                page.recent = true;
+                *page.recent.get_mut() = true;
             }
             return Ok(Some(at));
         }
@@ -90,7 +99,7 @@ impl Cache {
         let Some(page) = self.pages.get_mut(at) else { return Ok(None) };
         read_or_zero(file, &mut page.data, offset)?;
         page.offset = offset;
-        page.recent = true;
+        *page.recent.get_mut() = true;
         self.index.insert(offset, at);
         Ok(Some(at))
     }
@@ -99,7 +108,8 @@ impl Cache {
     fn vacate(&mut self) -> Option<usize> {
         if self.pages.len() < self.capacity {
             let data = vec![0; self.page_size as usize].into();
-            self.pages.push(Page { offset: u64::MAX, data, dirty: false, recent: false });
+            let recent = AtomicBool::new(false);
+            self.pages.push(Page { offset: u64::MAX, data, dirty: false, recent });
             return Some(self.pages.len() - 1);
         }
         // Twice around: the first time may only take the marks away.
@@ -110,7 +120,7 @@ impl Cache {
             if page.dirty {
                 continue;
             }
-            if std::mem::take(&mut page.recent) {
+            if std::mem::take(page.recent.get_mut()) {
                 continue;
             }
             self.index.remove(&page.offset);
@@ -140,7 +150,7 @@ impl Cache {
                 self.dirty -= usize::from(page.dirty);
                 self.index.remove(&page.offset);
                 page.dirty = false;
-                page.recent = false;
+                *page.recent.get_mut() = false;
                 page.offset = u64::MAX;
             }
         }

@@ -1,8 +1,10 @@
 //! An image: the disk that a guest sees, and how it lies in its file.
 
 use std::collections::HashSet;
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backing::{Backing, BackingOpener, MAX_CHAIN};
 use crate::cache::{Cache, read_or_zero};
@@ -54,12 +56,18 @@ pub struct Image {
     /// Clusters that are no longer referred to, but may be in the file until the next write-back.
     pending_free: Vec<u64>,
     /// The last compressed cluster read: its descriptor and its bytes.
-    decompressed: Option<((u64, u64), Vec<u8>)>,
+    decompressed: Mutex<Option<Decompressed>>,
     /// One cluster, for read-modify-write.
     scratch: Vec<u8>,
-    unsynced: bool,
-    failed: bool,
+    /// Writes of data that are complete.
+    written: AtomicU64,
+    /// As many of them as a sync of the file began after.
+    synced: AtomicU64,
+    failed: AtomicBool,
 }
+
+/// A compressed cluster's descriptor and its bytes.
+type Decompressed = ((u64, u64), Vec<u8>);
 
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,9 +124,10 @@ impl Image {
             refcounts,
             backing,
             pending_free: Vec::new(),
-            decompressed: None,
-            unsynced: false,
-            failed: false,
+            decompressed: Mutex::default(),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -140,23 +149,50 @@ impl Image {
         self.check_range(offset, buf.len() as u64)?;
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let position = offset + done as u64;
-            let (extent, len) = self.map(position, rest.len() as u64)?;
-            // At most the length of `rest`.
-            let len = len as usize;
-            self.read_extent(extent, &mut rest[..len], position)?;
-            done += len;
+            done += self.read_some(rest, offset + done as u64)?;
         }
         Ok(())
     }
 
-    fn read_extent(&mut self, extent: Extent, buf: &mut [u8], position: u64) -> Result<(), Error> {
+    /// Reads a part of `buf` that lies alike; returns how many bytes.
+    pub(crate) fn read_some(&mut self, buf: &mut [u8], position: u64) -> Result<usize, Error> {
+        let (extent, len) = self.map(position, buf.len() as u64)?;
+        // At most the length of `buf`.
+        let piece = &mut buf[..len as usize];
+        match (extent, &mut self.backing) {
+            (Extent::Unallocated, Some(backing)) => backing.read_at(piece, position)?,
+            _ => self.read_extent(extent, piece, position)?,
+        }
+        Ok(piece.len())
+    }
+
+    /// As [`Image::read_at`], as far as the tables needed are in memory; returns how many bytes were read.
+    pub(crate) fn read_cached(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let position = offset + done as u64;
+            let Some((extent, len)) = self.map_cached(position, rest.len() as u64)? else { break };
+            let piece = &mut rest[..len as usize];
+            let read = match (extent, &self.backing) {
+                (Extent::Unallocated, Some(backing)) => backing.read_cached(piece, position)?,
+                _ => {
+                    self.read_extent(extent, piece, position)?;
+                    piece.len()
+                }
+            };
+            done += read;
+            if (read as u64) < len {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reads what is not in the backing file.
+    fn read_extent(&self, extent: Extent, buf: &mut [u8], position: u64) -> Result<(), Error> {
         match extent {
-            Extent::Zero => buf.fill(0),
-            Extent::Unallocated => match &mut self.backing {
-                Some(backing) => backing.read_at(buf, position)?,
-                None => buf.fill(0),
-            },
+            Extent::Zero | Extent::Unallocated => buf.fill(0),
             Extent::Data { offset, .. } => {
                 let there =
                     usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -168,34 +204,43 @@ impl Image {
             }
             Extent::Compressed { offset, len } => {
                 let start = (position % self.cluster_size()) as usize;
-                let cluster = self.decompress(offset, len)?;
-                let data =
-                    cluster.get(start..start + buf.len()).ok_or(Corruption::Compressed(offset))?;
-                buf.copy_from_slice(data);
+                self.read_compressed((offset, len), start, buf)?;
             }
         }
         Ok(())
     }
 
-    /// The bytes of a compressed cluster.
-    fn decompress(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
-        let key = (offset, len);
-        if self.decompressed.as_ref().is_none_or(|(cached, _)| *cached != key) {
-            // The last sector may be cut short by the end of the file. A cluster and a bit bound the length.
-            let len =
-                len.min(self.file_len.saturating_sub(offset)).min(2 * self.cluster_size() + 512);
-            let mut compressed = vec![0; len as usize];
-            self.file.read_at(&mut compressed, offset)?;
-            let mut bytes = match self.decompressed.take() {
-                Some((_, bytes)) => bytes,
-                None => vec![0; self.cluster_size() as usize],
-            };
-            if !decompress(self.header.compression, &compressed, &mut bytes) {
-                return Err(Corruption::Compressed(offset).into());
+    /// Reads from byte `start` of a compressed cluster.
+    fn read_compressed(
+        &self,
+        cluster: (u64, u64),
+        start: usize,
+        buf: &mut [u8],
+    ) -> Result<(), Error> {
+        let (offset, len) = cluster;
+        let mut cached = self.decompressed.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match cached.take() {
+            Some((key, bytes)) if key == cluster => bytes,
+            other => {
+                // The last sector may be cut short by the end of the file. A cluster and a bit bound the length.
+                let there = self.file_len.saturating_sub(offset);
+                let len = len.min(there).min(2 * self.cluster_size() + 512);
+                let mut compressed = vec![0; len as usize];
+                self.file.read_at(&mut compressed, offset)?;
+                let mut bytes = match other {
+                    Some((_, bytes)) => bytes,
+                    None => vec![0; self.cluster_size() as usize],
+                };
+                if !decompress(self.header.compression, &compressed, &mut bytes) {
+                    return Err(Corruption::Compressed(offset).into());
+                }
+                bytes
             }
-            self.decompressed = Some((key, bytes));
-        }
-        Ok(self.decompressed.as_ref().map_or(&[], |(_, bytes)| bytes))
+        };
+        let (_, bytes) = cached.insert((cluster, bytes));
+        let data = bytes.get(start..start + buf.len()).ok_or(Corruption::Compressed(offset))?;
+        buf.copy_from_slice(data);
+        Ok(())
     }
 
     /// Writes all of `buf` at `offset` of the disk. Lasting only after [`Image::flush`].
@@ -212,9 +257,36 @@ impl Image {
         Ok(())
     }
 
+    /// As [`Image::write_at`], as far as clusters can be written in place by what is in memory of the tables; returns how
+    /// many bytes were written.
+    pub(crate) fn write_cached(&self, buf: &[u8], offset: u64) -> Result<usize, Error> {
+        self.check_writable()?;
+        self.check_range(offset, buf.len() as u64)?;
+        let mut done = 0;
+        while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+            let mapped = self.map_cached(offset + done as u64, rest.len() as u64)?;
+            let Some((Extent::Data { offset, owned: true }, len)) = mapped else { break };
+            if offset + len > self.file_len {
+                break;
+            }
+            self.check_data_clusters(offset, len)?;
+            self.file.write_at(&rest[..len as usize], offset)?;
+            done += len as usize;
+        }
+        if done > 0 {
+            self.note_write();
+        }
+        Ok(done)
+    }
+
+    /// A write of data is complete: the next flush has to sync the file.
+    fn note_write(&self) {
+        self.written.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Writes a part of `buf` that can be written in one go; returns how many bytes.
-    fn write_some(&mut self, buf: &[u8], position: u64) -> Result<usize, Error> {
-        self.unsynced = true;
+    pub(crate) fn write_some(&mut self, buf: &[u8], position: u64) -> Result<usize, Error> {
+        self.note_write();
         let cluster = self.cluster_size();
         let (extent, len) = self.map(position, buf.len() as u64)?;
         if let Extent::Data { offset, owned: true } = extent {
@@ -312,7 +384,7 @@ impl Image {
                 .write_some(&ZEROES[..piece.min(ZEROES.len() as u64) as usize], position)
                 .map(|n| n as u64);
         }
-        self.unsynced = true;
+        self.note_write();
         let reserved = match extent {
             Extent::Data { offset, owned: true } if !unmap => {
                 Some(DataCluster { offset, owned: true })
@@ -353,19 +425,56 @@ impl Image {
         if self.refcounts.is_none() {
             return Ok(());
         }
-        if self.failed {
-            return Err(Error::Failed);
-        }
+        self.check_writable()?;
         self.write_back()
+    }
+
+    /// Begins a flush that needs no change of the file but a sync; none if tables are to be written first.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]
+    pub(crate) fn begin_sync(&self) -> Result<Option<PendingSync>, Error> {
+        if self.refcounts.is_none() {
+            return Ok(Some(PendingSync { file: None, written: 0 }));
+        }
+        self.check_writable()?;
+        if self.has_dirty_tables() || !self.pending_free.is_empty() {
+            return Ok(None);
+        }
+        let written = self.written.load(Ordering::SeqCst);
+        let is_due = self.synced.load(Ordering::SeqCst) < written;
+        Ok(Some(PendingSync { file: is_due.then(|| self.file.clone()), written }))
+    }
+
+    /// Takes note of how a sync has ended.
+    pub(crate) fn end_sync(&self, sync: &PendingSync, result: io::Result<()>) -> Result<(), Error> {
+        match result {
+            Ok(()) => {
+                self.synced.fetch_max(sync.written, Ordering::SeqCst);
+                // The failure of another sync is told to that one only.
+                self.check_writable()
+            }
+            Err(error) => {
+                self.failed.store(true, Ordering::SeqCst);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn has_dirty_tables(&self) -> bool {
+        let refcounts = self.refcounts.as_ref().is_some_and(Refcounts::is_dirty);
+        refcounts || self.l2.is_dirty() || self.l1_dirty.is_some()
     }
 
     /// Writes all metadata in the order that the crate's head states.
     fn write_back(&mut self) -> Result<(), Error> {
-        let Some(refcounts) = &mut self.refcounts else { return Err(Error::ReadOnly) };
-        let dirty = refcounts.is_dirty() || self.l2.is_dirty() || self.l1_dirty.is_some();
-        if !dirty && !self.unsynced && self.pending_free.is_empty() {
+        // Nobody writes meanwhile.
+        let written = *self.written.get_mut();
+        let is_synced = *self.synced.get_mut() == written;
+        if !self.has_dirty_tables() && is_synced && self.pending_free.is_empty() {
             return Ok(());
         }
+        let Some(refcounts) = &mut self.refcounts else { return Err(Error::ReadOnly) };
         refcounts.write_back(&*self.file)?;
         if self.l2.is_dirty() || self.l1_dirty.is_some() {
             self.sync()?;
@@ -379,12 +488,12 @@ impl Image {
             self.l1_dirty = None;
         }
         self.sync()?;
-        self.unsynced = false;
+        *self.synced.get_mut() = written;
         self.free_pending()
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync().inspect_err(|_| self.failed = true)?;
+        self.file.sync().inspect_err(|_| *self.failed.get_mut() = true)?;
         Ok(())
     }
 
@@ -422,8 +531,8 @@ impl Image {
         }
     }
 
-    fn check_writable(&self) -> Result<(), Error> {
-        match (&self.refcounts, self.failed) {
+    pub(crate) fn check_writable(&self) -> Result<(), Error> {
+        match (&self.refcounts, self.failed.load(Ordering::SeqCst)) {
             (None, _) => Err(Error::ReadOnly),
             (_, true) => Err(Error::Failed),
             _ => Ok(()),
@@ -461,18 +570,31 @@ impl Image {
         Ok(allocated)
     }
 
+    /// Where the L2 entry of `position` is in the file; none if there is no table.
+    fn entry_of(&self, position: u64) -> Option<u64> {
+        let per_table = self.cluster_size() * self.header.l2_entries();
+        let table = self.l1.get((position / per_table) as usize)?.offset()?;
+        Some(table + position % per_table / self.cluster_size() * 8)
+    }
+
     /// What is at `position` of the disk, and how many bytes from there (at most `max`) lie alike.
     fn map(&mut self, position: u64, max: u64) -> Result<(Extent, u64), Error> {
+        if let Some(at) = self.entry_of(position) {
+            self.l2_page(at)?;
+        }
+        self.map_cached(position, max)?.ok_or(Error::Failed)
+    }
+
+    /// As [`Image::map`]; none if the table is not in memory.
+    fn map_cached(&self, position: u64, max: u64) -> Result<Option<(Extent, u64)>, Error> {
         let cluster = self.cluster_size();
         let within = position % cluster;
-        let per_table = cluster * self.header.l2_entries();
-        let table = self.l1.get((position / per_table) as usize).and_then(|entry| entry.offset());
-        let Some(table) = table else {
-            return Ok((Extent::Unallocated, (per_table - position % per_table).min(max)));
+        let Some(at) = self.entry_of(position) else {
+            let per_table = cluster * self.header.l2_entries();
+            return Ok(Some((Extent::Unallocated, (per_table - position % per_table).min(max))));
         };
-        let at = table + position % per_table / cluster * 8;
         let (bits, has_zero_flag) = (self.header.cluster_bits, self.header.version >= 3);
-        let page = self.l2_page(at)?;
+        let Some(page) = self.l2.cached(at) else { return Ok(None) };
         let from = (at % page.len() as u64) as usize;
         let entries = page.get(from..).unwrap_or(&[]).as_chunks::<8>().0;
         let mut mappings = entries
@@ -502,7 +624,7 @@ impl Image {
                 Extent::Data { offset: offset + within, owned }
             }
         };
-        Ok((extent, len.min(max)))
+        Ok(Some((extent, len.min(max))))
     }
 
     fn l2_page(&mut self, at: u64) -> Result<&mut [u8], Error> {
@@ -549,7 +671,7 @@ impl Image {
                 }
             }
             Mapping::Compressed { offset, len } => {
-                self.decompressed = None;
+                *self.decompressed.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
                 let cluster = self.cluster_size();
                 let mut at = offset - offset % cluster;
                 while at < offset + len {
@@ -590,6 +712,14 @@ impl Image {
         });
         Ok(offset)
     }
+}
+
+/// A sync of an image's file that is under way, for which nobody has to wait.
+pub(crate) struct PendingSync {
+    /// What to sync; none if all is lasting already.
+    pub(crate) file: Option<Arc<dyn BlockFile>>,
+    /// Writes that were complete before.
+    written: u64,
 }
 
 /// Whether `next` continues a run that began with `first`, `distance` bytes before it.

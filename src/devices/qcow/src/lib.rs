@@ -12,6 +12,8 @@
 //! 2. an L2 table is written before the L1 entry that refers to it;
 //! 3. an L2 entry lets go of a cluster before the cluster's refcount is lowered, so that nobody else can have it.
 //!
+//! They hold with any number of threads: [`SharedImage`] lets tables be changed by one alone.
+//!
 //! Whatever is interrupted can thus only leak clusters. Images that another program left with the dirty bit set have
 //! their refcounts rebuilt when opened for writing.
 
@@ -27,6 +29,7 @@ mod header;
 mod image;
 mod refcount;
 mod repair;
+mod shared;
 mod table;
 
 pub use backing::{Backing, BackingOpener, MAX_CHAIN, NoBacking};
@@ -35,6 +38,7 @@ pub use error::{Corruption, Error, Malformed};
 pub use file::{BlockFile, MemoryFile};
 pub use header::{BackingName, CompressionType};
 pub use image::{Image, Mode};
+pub use shared::SharedImage;
 
 #[cfg(test)]
 mod image_test;

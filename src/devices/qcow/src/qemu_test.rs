@@ -11,6 +11,7 @@ use crate::backing::BackingOpener;
 use crate::create::CreateOptions;
 use crate::file::BlockFile;
 use crate::image::{Image, Mode};
+use crate::shared::SharedImage;
 
 struct DiskFile(File);
 
@@ -233,6 +234,94 @@ fn clusters_shared_with_a_snapshot_are_copied() {
     folder.qemu_img(&["check", "image"]);
     folder.qemu_img(&["snapshot", "-a", "before", "image"]);
     folder.qemu_img(&["compare", "-f", "raw", "-F", "qcow2", "raw", "image"]);
+}
+
+const SECTOR: usize = 512;
+const THREADS: usize = 4;
+
+/// One queue's requests: it has the sectors whose number modulo [`THREADS`] is its own, and so shares clusters with all, and
+/// some clusters for itself, which it may discard. Returns what its sectors are in the end.
+fn use_disk(image: &SharedImage, thread: usize, start: &[u8]) -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let mut disk = start.to_vec();
+    let shared = disk.len() / 2;
+    let own = (disk.len() - shared) / THREADS / CLUSTER;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ (thread as u64) << 32;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 16) as usize % below
+    };
+    for round in 0..600 {
+        let sector = next(shared / SECTOR / THREADS) * THREADS + thread;
+        let at = sector * SECTOR;
+        match next(8) {
+            0..=3 => {
+                disk[at..at + SECTOR].fill((round % 255) as u8 + 1);
+                image.write_at(&disk[at..at + SECTOR], at as u64).unwrap();
+            }
+            4 => {
+                disk[at..at + SECTOR].fill(0);
+                image.write_zeroes(at as u64, SECTOR as u64, true).unwrap();
+            }
+            5 => image.flush().unwrap(),
+            6 => {
+                let at = shared + (thread * own + next(own)) * CLUSTER;
+                image.discard(at as u64, CLUSTER as u64).unwrap();
+                disk[at..at + CLUSTER].fill(0);
+                let from = at + next(CLUSTER / SECTOR) * SECTOR;
+                disk[from..at + CLUSTER].fill((round % 255) as u8 + 1);
+                image.write_at(&disk[from..at + CLUSTER], from as u64).unwrap();
+            }
+            _ => {
+                let at = at.min(shared - 3 * CLUSTER);
+                let mut read = vec![0; 3 * CLUSTER];
+                image.read_at(&mut read, at as u64).unwrap();
+                let ours = (0..read.len()).step_by(SECTOR);
+                for from in ours.filter(|from| (at + from) / SECTOR % THREADS == thread) {
+                    let is = &read[from..from + SECTOR];
+                    assert!(is == &disk[at + from..at + from + SECTOR], "sector at {}", at + from);
+                }
+            }
+        }
+    }
+    disk
+}
+
+#[test]
+fn queues_that_read_write_and_discard_at_once_leave_a_sound_image() {
+    let folder = Folder::new();
+    let data = pattern(8 << 20);
+    folder.write_raw("raw", &data);
+    folder.qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "base"]);
+    folder.qemu_img(&["create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "image"]);
+    let image = SharedImage::new(folder.open("image", Mode::ReadWrite));
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let use_disk = |thread| {
+            scope.spawn({
+                let (image, data) = (&image, &data);
+                move || use_disk(image, thread, data)
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(use_disk).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    image.flush().unwrap();
+    drop(image);
+    let mut expected = data;
+    let (shared, whole) = (expected.len() / 2, expected.len());
+    for (thread, end) in ends.iter().enumerate() {
+        for at in (0..shared).step_by(SECTOR).filter(|at| at / SECTOR % THREADS == thread) {
+            expected[at..at + SECTOR].copy_from_slice(&end[at..at + SECTOR]);
+        }
+        let own = (whole - shared) / THREADS;
+        let range = shared + thread * own..shared + (thread + 1) * own;
+        expected[range.clone()].copy_from_slice(&end[range]);
+    }
+    folder.qemu_img(&["check", "image"]);
+    folder.write_raw("expected", &expected);
+    folder.qemu_img(&["compare", "-f", "raw", "-F", "qcow2", "expected", "image"]);
 }
 
 #[test]

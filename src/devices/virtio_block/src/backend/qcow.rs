@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ::qcow::{BlockFile, Image};
+use ::qcow::{BlockFile, Image, SharedImage};
 use fuchsia_zircon as zx;
 
 use super::{Backend, BackendError, Storage};
@@ -89,10 +89,10 @@ impl<S: Storage> BlockFile for StorageFile<S> {
     }
 }
 
-/// A qcow2 image as a disk. One request at a time: the image's tables are shared by all queues.
+/// A qcow2 image as a disk, of which several queues read and write what is allocated at once.
 #[derive(Debug)]
 pub struct QcowBackend {
-    image: Mutex<Image>,
+    image: SharedImage,
     capacity: u64,
 }
 
@@ -100,11 +100,7 @@ impl QcowBackend {
     /// The disk in `image`, up to its last whole sector.
     pub fn new(image: Image) -> Self {
         let capacity = image.size() - image.size() % crate::SECTOR_SIZE;
-        Self { image: Mutex::new(image), capacity }
-    }
-
-    fn image(&self) -> MutexGuard<'_, Image> {
-        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { image: SharedImage::new(image), capacity }
     }
 }
 
@@ -114,22 +110,22 @@ impl Backend for QcowBackend {
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), BackendError> {
-        Ok(self.image().read_at(buf, offset)?)
+        Ok(self.image.read_at(buf, offset)?)
     }
 
     fn write(&self, buf: &[u8], offset: u64) -> Result<(), BackendError> {
-        Ok(self.image().write_at(buf, offset)?)
+        Ok(self.image.write_at(buf, offset)?)
     }
 
     fn flush(&self) -> Result<(), BackendError> {
-        Ok(self.image().flush()?)
+        Ok(self.image.flush()?)
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BackendError> {
-        Ok(self.image().discard(offset, len)?)
+        Ok(self.image.discard(offset, len)?)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BackendError> {
-        Ok(self.image().write_zeroes(offset, len, unmap)?)
+        Ok(self.image.write_zeroes(offset, len, unmap)?)
     }
 }

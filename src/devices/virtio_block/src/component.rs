@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use fidl::endpoints::ClientEnd;
+use fidl::endpoints::{ClientEnd, Proxy as _};
 use fidl_fuchsia_io as fio;
 use fidl_fuchsia_virtualization::{BlockFormat, BlockMode, BlockSpec};
 use fidl_fuchsia_virtualization_hardware::{VirtioBlockRequest, VirtioBlockRequestStream};
+use fuchsia_zircon as zx;
 use futures::TryStreamExt as _;
 use qcow::{BackingOpener, BlockFile, Image, Mode};
 use virtio_device::{Attachment, Worker};
@@ -21,6 +22,8 @@ use crate::device::{BlockDevice, DiskInfo};
 pub const MAX_QUEUES: u16 = 16;
 /// Most threads that serve them.
 const MAX_LANES: usize = 4;
+/// Where the manifest puts storage that need not outlive the component.
+const TEMPORARY_STORAGE: &str = "/tmp";
 
 /// Runs the component: one device, until its client leaves.
 ///
@@ -39,7 +42,7 @@ pub(crate) async fn serve(mut requests: VirtioBlockRequestStream) -> anyhow::Res
     };
     // Start has no error to answer with: the VMM sees the channel close, and the reason is in the log.
     let disk = DiskInfo::new(&spec.id, spec.mode == BlockMode::ReadOnly);
-    let backend = open(spec).context("The disk cannot be opened")?;
+    let backend = open(spec).await.context("The disk cannot be opened")?;
     let mut worker = start(Attachment::new(start_info)?, &backend, disk)?;
     responder
         .send(backend.capacity(), backend.block_size())
@@ -65,7 +68,7 @@ fn start(
 }
 
 /// Opens the disk that the configuration describes.
-fn open(spec: BlockSpec) -> Result<Arc<dyn Backend>, BackendError> {
+async fn open(spec: BlockSpec) -> Result<Arc<dyn Backend>, BackendError> {
     let writable = spec.mode == BlockMode::ReadWrite;
     let below: Box<dyn Backend> = match spec.format {
         BlockFormat::File(file) => Box::new(FileBackend::new(open_file(file, writable)?)?),
@@ -74,9 +77,35 @@ fn open(spec: BlockSpec) -> Result<Arc<dyn Backend>, BackendError> {
         BlockFormat::Block(device) => Box::new(RemoteBackend::new(device, writable)?),
     };
     match spec.mode {
-        BlockMode::VolatileWrite => Ok(Arc::new(VolatileBackend::new(below)?)),
+        BlockMode::VolatileWrite => Ok(Arc::new(volatile(below).await?)),
         BlockMode::ReadOnly | BlockMode::ReadWrite => Ok(below.into()),
     }
+}
+
+/// A disk over `below` that forgets what is written to it, which is kept in the component's temporary storage.
+async fn volatile(below: Box<dyn Backend>) -> Result<VolatileBackend, BackendError> {
+    match temporary_file(below.capacity()).await {
+        Ok(file) => VolatileBackend::over(below, Box::new(FileBackend::new(file)?)),
+        Err(error) => {
+            tracing::warn!(?error, "No temporary storage: a volatile disk keeps 1 GiB in memory");
+            VolatileBackend::new(below)
+        }
+    }
+}
+
+/// A file of `size` bytes, with holes for all of them, which is gone when nobody has it open.
+async fn temporary_file(size: u64) -> anyhow::Result<FileStorage> {
+    const NAME: &str = "volatile";
+    let flags = fio::PERM_READABLE | fio::PERM_WRITABLE;
+    let directory = fuchsia_fs::directory::open_in_namespace(TEMPORARY_STORAGE, flags)?;
+    let create = flags | fio::Flags::FLAG_MAYBE_CREATE;
+    let file = fuchsia_fs::directory::open_file(&directory, NAME, create).await?;
+    let unlinked = directory.unlink(NAME, &fio::UnlinkOptions::default()).await?;
+    unlinked.map_err(zx::Status::from_raw)?;
+    file.resize(size).await?.map_err(zx::Status::from_raw)?;
+    let channel = file.into_channel().map_err(|_| anyhow::anyhow!("The file is in use"))?;
+    let file = fio::FileSynchronousProxy::new(channel.into_zx_channel());
+    Ok(FileStorage::new(file, true)?)
 }
 
 /// Opens a qcow2 image; `files` are it and its backing files, in the order in which they name each other.

@@ -20,6 +20,7 @@ use rustix::fd::OwnedFd;
 use rustix::net::SocketFlags;
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -105,11 +106,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         announce();
         return Ok(());
     };
-    let temporary = options.runtime_directory.path().join("tmp");
+    let temporary = temporary_directory(options);
     // What a component manager that was killed left behind.
     let _absent = std::fs::remove_dir_all(&temporary);
-    std::fs::create_dir(&temporary)?;
-    std::fs::create_dir_all(&options.data_directory)?;
+    std::fs::create_dir_all(&temporary)?;
     let listener = options.runtime_directory.listen()?;
     announce();
     let mut executor = fasync::LocalExecutor::new();
@@ -121,6 +121,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let _gone = std::fs::remove_dir_all(&temporary);
     drop(lock);
     Ok(())
+}
+
+/// What the storage `tmp` is made from. It is in the data directory, since what is in the runtime directory is most often in memory, and
+/// is this component manager's alone: its name tells runtime directories apart.
+fn temporary_directory(options: &Options) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    options.runtime_directory.path().hash(&mut hasher);
+    options.data_directory.join(format!(".tmp-{:016x}", hasher.finish()))
 }
 
 /// The lock, or `None` where another component manager has it and takes connections. One that has the lock and does not listen is about to

@@ -39,6 +39,11 @@ impl World {
         self.directory.path().join("data")
     }
 
+    fn has_temporary_storage(&self) -> bool {
+        let mut entries = std::fs::read_dir(self.data()).unwrap();
+        entries.any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(".tmp-"))
+    }
+
     fn connect(&self, idle: &str) -> Connection {
         let mut command = Command::new(PROGRAM);
         command.arg("component_manager").arg(self.runtime.path()).arg(self.data()).arg(idle);
@@ -344,9 +349,10 @@ async fn it_leaves_when_idle_and_not_before() {
     let connection = world.connect("50");
     fasync::Timer::new(zx::Duration::from_millis(200)).await;
     assert!(!connection.is_closed());
+    assert!(world.has_temporary_storage());
     drop(connection);
     world.until_gone().await;
-    while world.runtime.path().join("tmp").exists() {
+    while world.has_temporary_storage() {
         fasync::Timer::new(zx::Duration::from_millis(20)).await;
     }
     // And comes back.

@@ -1,6 +1,12 @@
-//! A disk whose writes stay in memory: what is below is never written, and all is forgotten with the device.
+//! A disk whose writes go elsewhere: what is below is never written, and all is forgotten with the device.
+//!
+//! Elsewhere is a file without a name in the component's temporary storage, as far as the file system there has room, or
+//! 1 GiB of memory. A guest that writes more gets I/O errors, and the log says why.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use fuchsia_zircon as zx;
 
 use virtio_device::GuestSlice;
 
@@ -12,16 +18,20 @@ const CHUNK_SECTORS: u64 = 1 << 18;
 /// Largest disk that can be volatile: 16 TiB need 1 MiB for the list of chunks and 4 GiB for all bits, if the guest
 /// writes everywhere.
 const MAX_CAPACITY: u64 = 16 << 40;
+/// Most bytes that a guest may write to a disk whose writes are kept in memory.
+const MEMORY_LIMIT: u64 = 1 << 30;
 
 /// One bit a sector, allocated where there are ones.
 #[derive(Debug)]
 struct SectorSet {
     chunks: Vec<Option<Box<[u64]>>>,
+    /// How many are in it.
+    len: u64,
 }
 
 impl SectorSet {
     fn new(sectors: u64) -> Self {
-        Self { chunks: (0..sectors.div_ceil(CHUNK_SECTORS)).map(|_| None).collect() }
+        Self { chunks: (0..sectors.div_ceil(CHUNK_SECTORS)).map(|_| None).collect(), len: 0 }
     }
 
     fn contains(&self, sector: u64) -> bool {
@@ -40,6 +50,7 @@ impl SectorSet {
             let bits = chunk.get_or_insert_with(|| vec![0; CHUNK_SECTORS as usize / 64].into());
             let at = sector % CHUNK_SECTORS;
             if let Some(word) = bits.get_mut((at / 64) as usize) {
+                self.len += u64::from(*word >> (at % 64) & 1 == 0);
                 *word |= 1 << (at % 64);
             }
         }
@@ -53,31 +64,55 @@ impl SectorSet {
     }
 }
 
-/// Copy-on-write in memory over another back-end.
+/// Copy-on-write over another back-end.
 pub struct VolatileBackend {
     below: Box<dyn Backend>,
-    above: MemoryBackend,
+    /// What was written, at the same places.
+    above: Box<dyn Backend>,
     written: RwLock<SectorSet>,
+    /// Most sectors that may be above.
+    limit: u64,
+    /// Whether a write has found no room: the log has it.
+    is_full: AtomicBool,
 }
 
 impl std::fmt::Debug for VolatileBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VolatileBackend").field("above", &self.above).finish_non_exhaustive()
+        f.debug_struct("VolatileBackend").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
 impl VolatileBackend {
-    /// A disk that starts as `below` is.
+    /// A disk that starts as `below` is, and keeps what is written in memory, up to 1 GiB.
     ///
     /// # Errors
     /// [`BackendError::Unusable`] for a disk of more than 16 TiB; what creating a VMO returns.
     pub fn new(below: Box<dyn Backend>) -> Result<Self, BackendError> {
+        let above = Box::new(MemoryBackend::new(below.capacity())?);
+        Self::with_limit(below, above, MEMORY_LIMIT)
+    }
+
+    /// A disk that starts as `below` is, and keeps what is written in `above`, which is as large and whose contents do not
+    /// matter.
+    ///
+    /// # Errors
+    /// [`BackendError::Unusable`] for a disk of more than 16 TiB.
+    pub fn over(below: Box<dyn Backend>, above: Box<dyn Backend>) -> Result<Self, BackendError> {
+        Self::with_limit(below, above, u64::MAX)
+    }
+
+    fn with_limit(
+        below: Box<dyn Backend>,
+        above: Box<dyn Backend>,
+        limit: u64,
+    ) -> Result<Self, BackendError> {
         let capacity = below.capacity();
         if capacity > MAX_CAPACITY {
             return Err(BackendError::Unusable("A disk of more than 16 TiB cannot be volatile"));
         }
         let written = RwLock::new(SectorSet::new(capacity / SECTOR_SIZE));
-        Ok(Self { below, above: MemoryBackend::new(capacity)?, written })
+        let (limit, is_full) = (limit / SECTOR_SIZE, AtomicBool::new(false));
+        Ok(Self { below, above, written, limit, is_full })
     }
 
     fn written(&self) -> RwLockReadGuard<'_, SectorSet> {
@@ -86,6 +121,36 @@ impl VolatileBackend {
 
     fn written_mut(&self) -> RwLockWriteGuard<'_, SectorSet> {
         self.written.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a range that would need more sectors above than allowed. Requests under way at once may exceed that by what
+    /// they write.
+    fn check_room(&self, offset: u64, len: u64) -> Result<(), BackendError> {
+        let written = self.written();
+        let sectors = len / SECTOR_SIZE;
+        if self.limit.saturating_sub(written.len) >= sectors {
+            return Ok(());
+        }
+        // Most of it may be there already.
+        let first = offset / SECTOR_SIZE;
+        let new = (first..first + sectors).filter(|sector| !written.contains(*sector)).count();
+        if self.limit.saturating_sub(written.len) >= new as u64 {
+            return Ok(());
+        }
+        Err(zx::Status::NO_SPACE.into())
+    }
+
+    /// Says in the log, once, that there is no room left.
+    fn note(&self, result: Result<(), BackendError>) -> Result<(), BackendError> {
+        let is_full = matches!(result, Err(BackendError::Storage(zx::Status::NO_SPACE)));
+        if is_full && !self.is_full.swap(true, Ordering::Relaxed) {
+            let written = self.written().len * SECTOR_SIZE;
+            tracing::error!(
+                written,
+                "There is no room for more of what the guest writes to a volatile disk; it gets I/O errors"
+            );
+        }
+        result
     }
 
     /// Marks sectors as written, after their bytes are above.
@@ -120,7 +185,8 @@ impl Backend for VolatileBackend {
     }
 
     fn write(&self, buf: &[u8], offset: u64) -> Result<(), BackendError> {
-        self.above.write(buf, offset)?;
+        let room = self.check_room(offset, buf.len() as u64);
+        self.note(room.and_then(|()| self.above.write(buf, offset)))?;
         self.mark(offset, buf.len() as u64);
         Ok(())
     }
@@ -140,8 +206,12 @@ impl Backend for VolatileBackend {
         from: GuestSlice<'_>,
         offset: u64,
     ) -> Option<Result<(), BackendError>> {
-        let result = self.above.write_from_guest(from, offset)?;
-        Some(result.map(|()| self.mark(offset, from.len() as u64)))
+        let len = from.len() as u64;
+        let result = match self.check_room(offset, len) {
+            Ok(()) => self.above.write_from_guest(from, offset)?,
+            full => full,
+        };
+        Some(self.note(result).map(|()| self.mark(offset, len)))
     }
 
     fn flush(&self) -> Result<(), BackendError> {
@@ -153,7 +223,9 @@ impl Backend for VolatileBackend {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BackendError> {
-        self.above.write_zeroes(offset, len, unmap)?;
+        // Zeroes that need no room above count all the same: a guest can write there again.
+        let room = self.check_room(offset, len);
+        self.note(room.and_then(|()| self.above.write_zeroes(offset, len, unmap)))?;
         self.mark(offset, len);
         Ok(())
     }
@@ -171,5 +243,30 @@ mod tests {
         assert_eq!(set.run(CHUNK_SECTORS - 5, CHUNK_SECTORS * 2), (false, 3));
         assert_eq!(set.run(CHUNK_SECTORS - 2, CHUNK_SECTORS * 2), (true, 5));
         assert!(!set.contains(u64::MAX));
+        assert_eq!(set.len, 5);
+        set.insert(CHUNK_SECTORS..CHUNK_SECTORS + 4);
+        assert_eq!(set.len, 6);
+    }
+
+    #[test]
+    fn what_is_written_is_bounded() {
+        const CAPACITY: u64 = 64 * SECTOR_SIZE;
+        let memory = || Box::new(MemoryBackend::new(CAPACITY).unwrap());
+        let disk = VolatileBackend::with_limit(memory(), memory(), 8 * SECTOR_SIZE).unwrap();
+        let sectors = |count: u64| vec![7; (count * SECTOR_SIZE) as usize];
+        let is_refused =
+            |result| matches!(result, Err(BackendError::Storage(zx::Status::NO_SPACE)));
+        disk.write(&sectors(6), 0).unwrap();
+        assert!(is_refused(disk.write(&sectors(3), 10 * SECTOR_SIZE)));
+        assert!(is_refused(disk.write_zeroes(10 * SECTOR_SIZE, 3 * SECTOR_SIZE, true)));
+        disk.write(&sectors(2), 10 * SECTOR_SIZE).unwrap();
+        // Full; what is there can change, and nothing is lost.
+        disk.write(&sectors(6), 0).unwrap();
+        assert!(is_refused(disk.write(&sectors(1), 20 * SECTOR_SIZE)));
+        assert!(is_refused(disk.write(&sectors(7), 0)));
+        let mut read = sectors(12);
+        disk.read(&mut read, 0).unwrap();
+        let expected = [sectors(6), vec![0; 4 * SECTOR_SIZE as usize], sectors(2)].concat();
+        assert!(read == expected);
     }
 }

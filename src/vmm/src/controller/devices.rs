@@ -13,7 +13,8 @@ use fidl_fuchsia_virtualization_hardware as hardware;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::FutureExt as _;
-use futures::future::{LocalBoxFuture, join_all};
+use futures::channel::oneshot;
+use futures::future::{LocalBoxFuture, Shared, join_all};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -347,12 +348,14 @@ impl<'a> DeviceBuilder<'a, '_> {
         }))
     }
 
-    /// Adds network interface number `index`, with the host's ports that lead to it.
+    /// Adds network interface number `index`, with the host's ports that lead to it. One with a `turn` waits for that before
+    /// it starts: a bridge can cut the host's own network, so it comes when nothing else can fail.
     pub(super) fn net(
         &mut self,
         index: usize,
         spec: NetSpec,
         forwards: Vec<NetForward>,
+        turn: Option<Shared<oneshot::Receiver<()>>>,
     ) -> Result<Starting<'a, ()>, GuestError> {
         let identity = VirtioIdentity {
             name: format!("virtio_net_{index}"),
@@ -374,6 +377,12 @@ impl<'a> DeviceBuilder<'a, '_> {
         let launcher = self.launcher;
         Ok(Launcher::starting(identity.name.clone(), async move {
             let proxy = launcher.launch::<hardware::VirtioNetMarker>("net", identity.name).await?;
+            if let Some(turn) = turn
+                && turn.await.is_err()
+            {
+                // Another device has failed, and that is told.
+                return Ok(());
+            }
             let started = proxy.start(start_info, &spec.mac_address, spec.enable_bridge).await;
             started
                 .map_err(DeviceError::Start)?

@@ -20,7 +20,7 @@ use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::channel::oneshot;
 use futures::future::{OptionFuture, join, join_all};
-use futures::join;
+use futures::{FutureExt as _, join};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -132,8 +132,9 @@ impl Machine {
         };
         let starting = add_devices(builder, spec.devices, serial)?;
         vm.install_traps().map_err(|error| vm_error(&error))?;
-        // The components start while the kernel is unpacked. Both are seen to their end: nothing of either is left behind.
-        let (services, loaded) = join(starting, load_kernel(vm, spec.kernel)).await;
+        // The components start while the kernel is unpacked, which takes longer and so goes first. Both are seen to their
+        // end: nothing of either is left behind.
+        let (loaded, services) = join(load_kernel(vm, spec.kernel), starting).await;
         let services = services?;
         let (vm, entry) = loaded?;
         Ok((vm.build(entry), services, serial_task))
@@ -194,13 +195,17 @@ fn add_devices<'a>(
     let rng = specs.rng.then(|| builder.rng()).transpose()?;
     let vsock = specs.vsock.map(|listeners| builder.vsock(listeners)).transpose()?;
     let (mut networks, mut bridges) = (Vec::new(), Vec::new());
+    let (others_started, others) = oneshot::channel();
+    let others = others.shared();
     let mut forwards = specs.net_forwards;
     for (index, spec) in specs.net.into_iter().enumerate() {
-        let kind = if spec.enable_bridge { &mut bridges } else { &mut networks };
+        let is_bridge = spec.enable_bridge;
+        let turn = is_bridge.then(|| others.clone());
         // All forwards lead to the first interface.
-        kind.push(builder.net(index, spec, std::mem::take(&mut forwards))?);
+        let network = builder.net(index, spec, std::mem::take(&mut forwards), turn)?;
+        if is_bridge { &mut bridges } else { &mut networks }.push(network);
     }
-    Ok(async move {
+    let start_others = async move {
         let (balloon, disks, console, rng, vsock, networks) = join!(
             OptionFuture::from(balloon),
             join_all(disks),
@@ -215,9 +220,15 @@ fn add_devices<'a>(
         rng.transpose()?;
         let vsock = vsock.transpose()?;
         networks.into_iter().collect::<Result<(), _>>()?;
-        // A bridge can cut the host's own network, so it comes when nothing else can fail.
-        join_all(bridges).await.into_iter().collect::<Result<(), _>>()?;
+        // There may be no bridge.
+        let _ = others_started.send(());
         Ok(GuestServices { serial, console, balloon, vsock })
+    };
+    Ok(async move {
+        let (services, bridges) = join(start_others, join_all(bridges)).await;
+        let services = services?;
+        bridges.into_iter().collect::<Result<(), _>>()?;
+        Ok(services)
     })
 }
 
@@ -238,13 +249,13 @@ async fn load_kernel(
         tracing::error!("A Zircon kernel takes no device tree overlay; the configuration has one");
         return Err(GuestError::KernelLoadFailure);
     }
-    let open = async |file: Option<_>| match file {
-        Some(file) => files::open(file).await.map(Some),
-        None => Ok(None),
-    };
-    let kernel = files::open(kernel).await.map_err(|error| fail(&error))?;
-    let ramdisk = open(files.ramdisk).await.map_err(|error| fail(&error))?;
-    let device_tree = open(files.device_tree).await.map_err(|error| fail(&error))?;
+    // All are asked for at once.
+    let open = |file: Option<_>| OptionFuture::from(file.map(files::open));
+    let (kernel, ramdisk, device_tree) =
+        join!(files::open(kernel), open(files.ramdisk), open(files.device_tree));
+    let kernel = kernel.map_err(|error| fail(&error))?;
+    let ramdisk = ramdisk.transpose().map_err(|error| fail(&error))?;
+    let device_tree = device_tree.transpose().map_err(|error| fail(&error))?;
     let (kind, command_line) = (files.kind, files.command_line);
     let load = move || {
         let read = |file: Option<Contents>| file.map(Contents::read).transpose();

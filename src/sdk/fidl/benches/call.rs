@@ -1,6 +1,7 @@
 //! A two-way call between two processes, against a bare ping-pong of the same bytes over the same
-//! kind of socket. After divan's table it says the ratios, which should be at most 1.3: of the fastest
-//! of many short rounds, taken in turn, so that what else the machine does meets all alike.
+//! kind of socket. After divan's table it says the ratios, which should be at most 1.3: the medians over
+//! many short rounds, in each of which all are measured in turn, so that what else the machine does meets
+//! all alike.
 //!
 //! The benchmark is also the program of the other process: it runs itself with an argument that
 //! says what to serve, and with the socket as standard input.
@@ -105,6 +106,11 @@ mod linux {
         start.elapsed() / CALLS
     }
 
+    fn median(mut figures: Vec<f64>) -> f64 {
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    }
+
     pub(super) fn say_ratios() {
         let (socket, bare_peer) = spawn("serve-bytes");
         let mut buffer = [7; MESSAGE];
@@ -120,18 +126,18 @@ mod linux {
         let mut executor = fasync::LocalExecutor::new();
         let channel = fuchsia_zircon::linux::channel_from_fd(other).unwrap();
         let async_proxy = ClientEnd::<ParrotMarker>::new(channel).into_proxy();
-        let mut best = [Duration::MAX; 3];
+        let mut rounds = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
             let asynchronous = asynchronous_round(&mut executor, &async_proxy);
-            let times = [round(&mut bare), round(&mut synchronous), asynchronous];
-            for (best, time) in best.iter_mut().zip(times) {
-                *best = time.min(*best);
-            }
+            let bare = round(&mut bare).as_secs_f64();
+            let synchronous = round(&mut synchronous).as_secs_f64();
+            let figures = [bare, synchronous / bare, asynchronous.as_secs_f64() / bare];
+            rounds.iter_mut().zip(figures).for_each(|(all, figure)| all.push(figure));
         }
-        let [bare, synchronous, asynchronous] = best.map(|time| time.as_secs_f64());
+        let [bare, synchronous, asynchronous] = rounds.map(median);
         println!("bare ping-pong: {:.2} µs", bare * 1e6);
-        println!("synchronous call: {:.2} times that", synchronous / bare);
-        println!("asynchronous call: {:.2} times that", asynchronous / bare);
+        println!("synchronous call: {synchronous:.2} times that");
+        println!("asynchronous call: {asynchronous:.2} times that");
         drop((socket, proxy, async_proxy));
         drop([bare_peer, sync_peer, async_peer]);
     }

@@ -60,20 +60,37 @@ impl<const N: usize> Plain<N> for [u8; N] {
     }
 }
 
+/// Ors words to others, one to one.
+#[inline]
+fn merge(seen: &mut [u64], words: &[[u8; 8]]) {
+    for (seen, word) in seen.iter_mut().zip(words) {
+        *seen |= u64::from_ne_bytes(*word);
+    }
+}
+
+/// All rows of `N` words, or-ed together, by `ROWS` rows at a time.
+#[inline]
+fn merge_rows<const N: usize, const ROWS: usize>(words: &[[u8; 8]]) -> [u64; N] {
+    let (rows, rest) = words.as_chunks::<N>();
+    let (blocks, last) = rows.as_chunks::<ROWS>();
+    let mut seen = [[0; N]; ROWS];
+    for block in blocks {
+        seen.iter_mut().zip(block).for_each(|(seen, row)| merge(seen, row));
+    }
+    let mut all = [0; N];
+    for row in seen {
+        all.iter_mut().zip(row).for_each(|(all, word)| *all |= word);
+    }
+    last.iter().for_each(|row| merge(&mut all, row));
+    merge(&mut all, rest);
+    all
+}
+
 /// Whether all bytes are zero where `mask`, which is repeated over and over, is not.
 fn is_zero_under<const N: usize>(bytes: &[u8], mask: &[u8; N]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
-    // So many words have the mask in the same places again.
-    let (turns, last) = (words.chunks_exact(N), words.chunks_exact(N).remainder());
-    let mut seen = [0_u64; N];
-    for words in turns {
-        for (seen, word) in seen.iter_mut().zip(words) {
-            *seen |= u64::from_ne_bytes(*word);
-        }
-    }
-    for (seen, word) in seen.iter_mut().zip(last) {
-        *seen |= u64::from_ne_bytes(*word);
-    }
+    // After `N` words the mask is in the same places again. Few words would have to wait for each other.
+    let seen = if N <= 8 { merge_rows::<N, 4>(words) } else { merge_rows::<N, 1>(words) };
     let mut seen = seen.iter().flat_map(|word| word.to_ne_bytes()).zip(mask.iter().cycle());
     let mut rest = rest.iter().zip(mask.iter().cycle().skip(words.len() * 8 % N));
     seen.all(|(byte, mask)| byte & mask == 0) && rest.all(|(byte, mask)| byte & mask == 0)
@@ -151,11 +168,15 @@ mod tests {
 
     #[test]
     fn every_masked_byte_is_looked_at() {
-        let mask = [0, 0xff, 0, 0, 0xfe, 0];
-        for len in [0, 6, 18, 24, 48, 54, 600, 606] {
+        look_with([0, 0xff, 0, 0, 0xfe, 0]);
+        look_with([0, 0, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0xff, 0]);
+    }
+
+    fn look_with<const N: usize>(mask: [u8; N]) {
+        for len in [0, 1, 3, 4, 8, 9, 33, 50, 101].map(|count| count * N) {
             let mut bytes = vec![0; len];
             for at in 0..len {
-                for (value, zero) in [(1, mask[at % 6] & 1 == 0), (0x80, mask[at % 6] == 0)] {
+                for (value, zero) in [(1, mask[at % N] & 1 == 0), (0x80, mask[at % N] == 0)] {
                     bytes[at] = value;
                     assert_eq!(is_zero_under(&bytes, &mask), zero, "{value} at {at} of {len}");
                 }

@@ -1,7 +1,8 @@
 //! A two-way call between two processes, against a bare ping-pong of the same bytes over the same
 //! kind of socket. After divan's table it says the ratios, which should be at most 1.3: the medians over
 //! many short rounds, in each of which all are measured in turn, so that what else the machine does meets
-//! all alike.
+//! all alike. All processes are on one processor then, where the scheduler mostly puts such pairs: it is
+//! the work that is compared, and not who was put elsewhere.
 //!
 //! The benchmark is also the program of the other process: it runs itself with an argument that
 //! says what to serve, and with the socket as standard input.
@@ -111,7 +112,14 @@ mod linux {
         figures[figures.len() / 2]
     }
 
+    fn stay_on_this_processor() {
+        let mut here = rustix::thread::CpuSet::new();
+        here.set(rustix::thread::sched_getcpu());
+        rustix::thread::sched_setaffinity(None, &here).unwrap();
+    }
+
     pub(super) fn say_ratios() {
+        stay_on_this_processor();
         let (socket, bare_peer) = spawn("serve-bytes");
         let mut buffer = [7; MESSAGE];
         let mut bare = || {

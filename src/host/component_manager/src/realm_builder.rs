@@ -17,19 +17,10 @@ use crate::moniker::Moniker;
 use crate::name::{Name, ParseError, RelativePath, Url};
 use crate::resolver::{Package, ResolveError, Resolved, Resolver};
 use crate::runner::{Elf, Runner};
-use fidl::endpoints::{
-    ControlHandle, DiscoverableProtocolMarker, ProtocolMarker, RequestStream, ServerEnd,
-    create_proxy,
-};
-use fidl_fuchsia_component as fcomponent;
+use fidl::endpoints::{DiscoverableProtocolMarker, ProtocolMarker, ServerEnd, create_proxy};
 use fidl_fuchsia_component_runner as fcrunner;
 use fidl_fuchsia_component_test as ftest;
 use fidl_fuchsia_io as fio;
-use fuchsia_async as fasync;
-use fuchsia_zircon as zx;
-use futures::channel::oneshot;
-use futures::future::{Either, LocalBoxFuture, select};
-use futures::{FutureExt, StreamExt};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,8 +29,6 @@ use std::rc::Rc;
 const SCHEME: &str = "realm-builder";
 /// The runner of local components.
 const RUNNER: &str = "realm_builder";
-/// The runner of local components that the test runs itself.
-const TEST_RUNNER: &str = "test";
 
 /// Why a realm cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -69,42 +58,6 @@ pub enum RealmBuilderError {
 fn parse<T: std::str::FromStr<Err = ParseError>>(text: &str) -> Result<T, RealmBuilderError> {
     text.parse().map_err(|error| RealmBuilderError::Parse { text: text.to_owned(), error })
 }
-
-/// What a local component is given: the other side of its namespace and outgoing directory.
-pub struct LocalComponentHandles {
-    namespace: HashMap<String, fio::DirectoryProxy>,
-    /// The server end of its outgoing directory; serve it with `ServiceFs::serve_connection`.
-    pub outgoing_dir: ServerEnd<fio::DirectoryMarker>,
-    /// Handles that whoever started it passed along.
-    pub numbered_handles: Vec<fidl_fuchsia_process::HandleInfo>,
-    stop: Option<oneshot::Receiver<()>>,
-}
-
-impl LocalComponentHandles {
-    /// Connects to a protocol that is routed to the component.
-    ///
-    /// # Errors
-    /// `NOT_FOUND` where nothing is.
-    pub fn connect_to_protocol<P: DiscoverableProtocolMarker>(
-        &self,
-    ) -> Result<P::Proxy, zx::Status> {
-        let services = self.namespace.get("/svc").ok_or(zx::Status::NOT_FOUND)?;
-        Ok(connect_at::<P>(services, P::PROTOCOL_NAME))
-    }
-
-    /// A directory of the namespace.
-    #[must_use]
-    pub fn directory(&self, path: &str) -> Option<&fio::DirectoryProxy> {
-        self.namespace.get(path)
-    }
-
-    /// Ends when the component is asked to stop. A component that takes it is not ended before it returns, or is killed.
-    pub fn stop_notifier(&mut self) -> Option<oneshot::Receiver<()>> {
-        self.stop.take()
-    }
-}
-
-type LocalFn = Rc<dyn Fn(LocalComponentHandles) -> LocalBoxFuture<'static, anyhow::Result<()>>>;
 
 /// A child of the realm under construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,10 +129,9 @@ impl Capability {
 pub struct RealmBuilder {
     root: ComponentDecl,
     components: HashMap<String, (ComponentDecl, Package)>,
-    locals: HashMap<String, LocalFn>,
-    /// Local components that are not closures: `test_runner` runs them.
-    test_components: HashSet<String>,
-    test_runner: Option<fcrunner::ComponentRunnerProxy>,
+    /// The components that the test runs itself, by `runner`.
+    locals: HashSet<String>,
+    runner: Option<fcrunner::ComponentRunnerProxy>,
     builtins: Builtins,
     resolver: Option<Rc<dyn Resolver>>,
     logs: LogStore,
@@ -201,9 +153,8 @@ impl RealmBuilder {
         Self {
             root: ComponentDecl::default(),
             components: HashMap::new(),
-            locals: HashMap::new(),
-            test_components: HashSet::new(),
-            test_runner: None,
+            locals: HashSet::new(),
+            runner: None,
             builtins,
             resolver: None,
             logs,
@@ -289,49 +240,20 @@ impl RealmBuilder {
         Ok(child)
     }
 
-    /// Adds a component that is a closure. It is called anew for each run.
-    ///
-    /// # Errors
-    /// [`RealmBuilderError`]
-    pub fn add_local_child<F, Fut>(
-        &mut self,
-        name: &str,
-        run: F,
-        startup: Startup,
-    ) -> Result<ChildRef, RealmBuilderError>
-    where
-        F: Fn(LocalComponentHandles) -> Fut + 'static,
-        Fut: Future<Output = anyhow::Result<()>> + 'static,
-    {
-        let child = self.add_local(name, RUNNER, startup)?;
-        self.locals.insert(name.to_owned(), Rc::new(move |handles| run(handles).boxed_local()));
-        Ok(child)
-    }
-
     /// Adds a component that the test runs as a runner does.
-    fn add_test_component(
+    fn add_local_child(
         &mut self,
         name: &str,
-        startup: Startup,
-    ) -> Result<ChildRef, RealmBuilderError> {
-        let child = self.add_local(name, TEST_RUNNER, startup)?;
-        self.test_components.insert(name.to_owned());
-        Ok(child)
-    }
-
-    fn add_local(
-        &mut self,
-        name: &str,
-        runner: &str,
         startup: Startup,
     ) -> Result<ChildRef, RealmBuilderError> {
         let child = self.add(name, &own_url(name), startup)?;
         let key = ftest::LOCAL_COMPONENT_NAME_KEY.to_owned();
         let info = BTreeMap::from([(key, ProgramValue::Str(name.to_owned()))]);
-        let program = ProgramDecl { runner: Some(parse(runner)?), info };
+        let program = ProgramDecl { runner: Some(parse(RUNNER)?), info };
         let decl = ComponentDecl { program: Some(program), ..Default::default() };
         self.components
             .insert(name.to_owned(), (decl, Package::Directory(PathBuf::from("/nonexistent"))));
+        self.locals.insert(name.to_owned());
         Ok(child)
     }
 
@@ -451,8 +373,7 @@ impl RealmBuilder {
 
     fn local_decl(&mut self, child: &ChildRef) -> Option<&mut (ComponentDecl, Package)> {
         let name = child.0.as_str();
-        let is_local = self.locals.contains_key(name) || self.test_components.contains(name);
-        if is_local { self.components.get_mut(name) } else { None }
+        if self.locals.contains(name) { self.components.get_mut(name) } else { None }
     }
 
     /// Builds the realm and starts its eager children.
@@ -479,9 +400,9 @@ impl RealmBuilder {
             Rc::new(Resolved { url: root_url.clone(), decl: self.root, package }),
         );
         let resolver = Rc::new(RealmResolver { components, outside: self.resolver });
-        let mut builtins = self.builtins.with_runner(RUNNER, Rc::new(LocalRunner(self.locals)));
-        if let Some(runner) = self.test_runner {
-            builtins = builtins.with_runner(TEST_RUNNER, Rc::new(TestRunner(runner)));
+        let mut builtins = self.builtins;
+        if let Some(runner) = self.runner {
+            builtins = builtins.with_runner(RUNNER, Rc::new(TestRunner(runner)));
         }
         let manager = Manager::new(root_url, resolver, builtins, self.logs);
         let (exposed, server) = create_proxy::<fio::DirectoryMarker>();
@@ -518,43 +439,6 @@ impl Resolver for RealmResolver {
     }
 }
 
-/// Runs closures.
-struct LocalRunner(HashMap<String, LocalFn>);
-
-impl Runner for LocalRunner {
-    fn start(
-        &self,
-        moniker: &Moniker,
-        resolved: &Resolved,
-        info: fcrunner::ComponentStartInfo,
-        controller: ServerEnd<fcrunner::ComponentControllerMarker>,
-    ) {
-        let (Some(run), Some(outgoing_dir)) =
-            (self.0.get(resolved.url.package_name()), info.outgoing_dir)
-        else {
-            let status = zx::Status::from_raw(
-                fcomponent::Error::InvalidArguments.into_primitive().cast_signed(),
-            );
-            // A component manager that is gone needs no telling.
-            let _gone = controller.close_with_epitaph(status);
-            return;
-        };
-        let entries = info.ns.into_iter().flatten();
-        let namespace = entries
-            .filter_map(|entry| Some((entry.path?, entry.directory?.into_proxy())))
-            .collect();
-        let (stop, stopped) = oneshot::channel();
-        let numbered_handles = info.numbered_handles.unwrap_or_default();
-        let handles = LocalComponentHandles {
-            namespace,
-            outgoing_dir,
-            numbered_handles,
-            stop: Some(stopped),
-        };
-        fasync::Task::local(control(moniker.clone(), run(handles), stop, controller)).detach();
-    }
-}
-
 /// The runner that the test serves.
 struct TestRunner(fcrunner::ComponentRunnerProxy);
 
@@ -569,47 +453,6 @@ impl Runner for TestRunner {
         // A test that is gone closes the controller, which tells enough.
         let _gone = self.0.start(info, controller);
     }
-}
-
-async fn control(
-    moniker: Moniker,
-    mut component: LocalBoxFuture<'static, anyhow::Result<()>>,
-    stop: oneshot::Sender<()>,
-    controller: ServerEnd<fcrunner::ComponentControllerMarker>,
-) {
-    let mut requests = controller.into_stream();
-    let control = requests.control_handle();
-    let mut stop = Some(stop);
-    let status = loop {
-        match select(&mut component, requests.next()).await {
-            Either::Left((Ok(()), _)) => break zx::Status::OK,
-            Either::Left((Err(error), _)) => {
-                tracing::warn!(%moniker, "A local component failed: {error:#}");
-                break zx::Status::from_raw(
-                    fcomponent::Error::InstanceDied.into_primitive().cast_signed(),
-                );
-            }
-            Either::Right((Some(Ok(fcrunner::ComponentControllerRequest::Stop { .. })), _)) => {
-                // Who dropped the notifier does not want to be asked.
-                if stop.take().is_some_and(|stop| stop.send(()).is_err()) {
-                    break zx::Status::OK;
-                }
-            }
-            Either::Right((Some(Ok(fcrunner::ComponentControllerRequest::Kill { .. })), _)) => {
-                break zx::Status::OK;
-            }
-            Either::Right((Some(Ok(_)), _)) => {}
-            Either::Right((Some(Err(_)) | None, _)) => return,
-        }
-    };
-    drop(component);
-    let payload = fcrunner::ComponentStopInfo {
-        termination_status: Some(status.into_raw()),
-        ..Default::default()
-    };
-    // A component manager that is gone needs no telling.
-    let _gone = control.send_on_stop(&payload);
-    control.shutdown_with_epitaph(status);
 }
 
 fn connect_at<P: ProtocolMarker>(directory: &fio::DirectoryProxy, path: &str) -> P::Proxy {

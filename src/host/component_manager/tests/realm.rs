@@ -1,32 +1,24 @@
-//! Realms: real processes beside fakes, collections, storage, stopping, and the errors of `fuchsia.component.Realm`.
+//! Realms: real processes, collections, stopping, and the errors of `fuchsia.component.Realm`. What a test plays itself is in `starting.rs` and
+//! in the tests of `fuchsia-component-test`.
 
 #![cfg(target_os = "linux")]
 
-use component_manager::decl::{Rights, Startup};
+use component_manager::decl::Startup;
 use component_manager::manager::ExecutionState;
 use component_manager::model::InstanceId;
-use component_manager::realm_builder::{
-    Capability, ChildRef, LocalComponentHandles, RealmBuilder, RealmInstance, Ref,
-};
-use fidl::endpoints::{
-    ClientEnd, DiscoverableProtocolMarker, ProtocolMarker, Proxy, create_endpoints, create_proxy,
-};
+use component_manager::realm_builder::{Capability, ChildRef, RealmBuilder, RealmInstance, Ref};
+use fidl::endpoints::{DiscoverableProtocolMarker, ProtocolMarker, Proxy, create_proxy};
 use fidl_fuchsia_component as fcomponent;
 use fidl_fuchsia_component_decl as fdecl;
 use fidl_fuchsia_io as fio;
-use fidl_fuchsia_process as fprocess;
 use fidl_fuchsia_virtualization as fvirtualization;
 use fuchsia_async as fasync;
-use fuchsia_component::server::ServiceFs;
-use fuchsia_zircon::{self as zx, AsHandleRef as _, HandleBased as _};
+use fuchsia_zircon as zx;
 use futures::{AsyncReadExt, StreamExt};
-use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_component_manager_test_components");
-/// `PA_HND(PA_USER0, 0)`.
-const USER_HANDLE: u32 = 0xf0;
 const ECHO: &str = include_str!("components/meta/echo_elf.cml");
 
 /// A package directory whose binaries are the test components.
@@ -81,46 +73,6 @@ async fn pid_of(lifecycle: &fvirtualization::GuestLifecycleProxy) -> Result<Stri
     let mut text = String::new();
     serial.read_to_string(&mut text).await.unwrap();
     Ok(text)
-}
-
-/// A fake of the echo component: a closure that counts its runs and says a fixed text.
-fn fake(
-    runs: Rc<Cell<usize>>,
-) -> impl Fn(LocalComponentHandles) -> futures::future::LocalBoxFuture<'static, anyhow::Result<()>>
-{
-    move |handles| {
-        runs.set(runs.get() + 1);
-        Box::pin(async move {
-            let mut fs = ServiceFs::new_local();
-            fs.dir("svc")
-                .add_fidl_service(|stream: fvirtualization::GuestLifecycleRequestStream| stream);
-            fs.serve_connection(handles.outgoing_dir)?;
-            let Some(mut stream) = fs.next().await else { return Ok(()) };
-            if let Some(Ok(fvirtualization::GuestLifecycleRequest::Stop { responder })) =
-                stream.next().await
-            {
-                responder.send()?;
-            }
-            Ok(())
-        })
-    }
-}
-
-#[fuchsia_async::run_singlethreaded(test)]
-async fn a_fake_starts_on_first_use_and_again_after_its_end() {
-    let runs = Rc::new(Cell::new(0));
-    let mut builder = RealmBuilder::new();
-    let child = builder.add_local_child("fake", fake(Rc::clone(&runs)), Startup::Lazy).unwrap();
-    expose::<fvirtualization::GuestLifecycleMarker>(&mut builder, &child);
-    let realm = builder.build().unwrap();
-    assert_eq!(runs.get(), 0);
-    for run in 1..=3 {
-        let lifecycle = realm.connect_to_protocol::<fvirtualization::GuestLifecycleMarker>();
-        lifecycle.stop().await.unwrap();
-        lifecycle.on_closed().await.unwrap();
-        assert_eq!(runs.get(), run);
-    }
-    realm.destroy().await;
 }
 
 #[fuchsia_async::run_singlethreaded(test)]
@@ -390,135 +342,6 @@ async fn an_execution_controller_tells_the_end() {
     realm.destroy().await;
 }
 
-/// A directory with one file, `note`.
-fn note(text: &str) -> ClientEnd<fio::DirectoryMarker> {
-    let directory = vfs::directory::simple();
-    directory.add_entry("note", vfs::file::read_only(text.as_bytes().to_vec())).unwrap();
-    let (client, server) = create_endpoints::<fio::DirectoryMarker>();
-    let scope = vfs::execution_scope::ExecutionScope::new();
-    vfs::directory::serve(directory, &scope, fio::R_STAR_DIR, server);
-    client
-}
-
-fn namespace_entry(path: &str) -> fcomponent::NamespaceEntry {
-    fcomponent::NamespaceEntry {
-        path: Some(path.to_owned()),
-        directory: Some(note(path)),
-        ..Default::default()
-    }
-}
-
-/// The controller of the realm's own child `name`.
-async fn controller_of(realm: &RealmInstance, name: &str) -> fcomponent::ControllerProxy {
-    let (controller, server) = create_proxy::<fcomponent::ControllerMarker>();
-    let child = fdecl::ChildRef { name: name.to_owned(), collection: None };
-    let proxy = realm.connect_to_protocol::<fcomponent::RealmMarker>();
-    proxy.open_controller(&child, server).await.unwrap().unwrap();
-    controller
-}
-
-#[fuchsia_async::run_singlethreaded(test)]
-async fn a_run_has_what_its_starter_gave_and_the_next_run_has_not() {
-    let (sender, mut seen) = futures::channel::mpsc::unbounded();
-    let run = move |handles: LocalComponentHandles| {
-        let sender = sender.clone();
-        async move {
-            let mut notes = Vec::new();
-            for path in ["/given/one", "/given/two"] {
-                let Some(directory) = handles.directory(path) else { continue };
-                let flags = fio::Flags::PROTOCOL_FILE | fio::Flags::PERM_READ_BYTES;
-                let file = open::<fio::FileMarker>(directory, "note", flags);
-                notes.push(String::from_utf8(file.read(64).await?.unwrap())?);
-            }
-            let user = |handle: &&fprocess::HandleInfo| handle.id == USER_HANDLE;
-            let handle = handles.numbered_handles.iter().find(user);
-            sender.unbounded_send((notes, handle.map(|handle| handle.handle.get_koid())))?;
-            Ok(())
-        }
-    };
-    let mut builder = RealmBuilder::new();
-    builder.add_local_child("child", run, Startup::Lazy).unwrap();
-    builder
-        .add_route(
-            &Capability::protocol::<fcomponent::RealmMarker>(),
-            Ref::Framework,
-            &[Ref::Parent],
-        )
-        .unwrap();
-    let realm = builder.build().unwrap();
-    let controller = controller_of(&realm, "child").await;
-    let event = zx::Event::create();
-    let koid = event.get_koid();
-    let args = fcomponent::StartChildArgs {
-        numbered_handles: Some(vec![fprocess::HandleInfo {
-            handle: event.into_handle(),
-            id: USER_HANDLE,
-        }]),
-        namespace_entries: Some(vec![namespace_entry("/given/one"), namespace_entry("/given/two")]),
-        ..Default::default()
-    };
-    for (args, notes, handle) in [
-        (args, vec!["/given/one".to_owned(), "/given/two".to_owned()], Some(koid)),
-        (fcomponent::StartChildArgs::default(), Vec::new(), None),
-    ] {
-        let (execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
-        controller.start(args, server).await.unwrap().unwrap();
-        assert_eq!(seen.next().await.unwrap(), (notes, handle));
-        execution.on_closed().await.unwrap();
-    }
-    realm.destroy().await;
-}
-
-#[fuchsia_async::run_singlethreaded(test)]
-async fn what_a_starter_gives_must_not_overlap() {
-    let mut builder = RealmBuilder::new();
-    let runs = Rc::new(Cell::new(0));
-    let child = builder.add_local_child("child", fake(Rc::clone(&runs)), Startup::Lazy).unwrap();
-    offer_log_sink(&mut builder, &child);
-    builder
-        .add_route(
-            &Capability::protocol::<fcomponent::RealmMarker>(),
-            Ref::Framework,
-            &[Ref::Parent],
-        )
-        .unwrap();
-    let realm = builder.build().unwrap();
-    let controller = controller_of(&realm, "child").await;
-    let incomplete = fcomponent::NamespaceEntry { directory: None, ..namespace_entry("/a") };
-    let unnamed = fcomponent::NamespaceEntry { path: None, ..namespace_entry("/a") };
-    for entries in [
-        vec![namespace_entry("/a"), namespace_entry("/a")],
-        vec![namespace_entry("/a"), namespace_entry("/a/b")],
-        vec![namespace_entry("/a/b"), namespace_entry("/a")],
-        // What its manifest leads to.
-        vec![namespace_entry("/svc")],
-        vec![namespace_entry("/svc/sub")],
-        vec![namespace_entry("/pkg")],
-        vec![namespace_entry("/")],
-        vec![namespace_entry("relative")],
-        vec![incomplete],
-        vec![unnamed],
-    ] {
-        let paths: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
-        let args =
-            fcomponent::StartChildArgs { namespace_entries: Some(entries), ..Default::default() };
-        let (execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
-        let result = controller.start(args, server).await.unwrap();
-        assert_eq!(result, Err(fcomponent::Error::InvalidArguments), "{paths:?}");
-        execution.on_closed().await.unwrap();
-    }
-    assert_eq!((runs.get(), controller.is_started().await.unwrap()), (0, Ok(false)));
-    // Names that only begin alike are in nobody's way, and nothing is left of the failures.
-    let args = fcomponent::StartChildArgs {
-        namespace_entries: Some(vec![namespace_entry("/a"), namespace_entry("/ab")]),
-        ..Default::default()
-    };
-    let (_execution, server) = create_proxy::<fcomponent::ExecutionControllerMarker>();
-    controller.start(args, server).await.unwrap().unwrap();
-    assert_eq!(runs.get(), 1);
-    realm.destroy().await;
-}
-
 #[fuchsia_async::run_singlethreaded(test)]
 async fn what_is_not_routed_is_refused_and_the_log_says_why() {
     const MANIFEST: &str = "{
@@ -550,76 +373,5 @@ async fn what_is_not_routed_is_refused_and_the_log_says_why() {
         );
         assert!(records.iter().any(|record| record.message == expected), "{records:?}");
     }
-    realm.destroy().await;
-}
-
-#[fuchsia_async::run_singlethreaded(test)]
-async fn storage_is_each_components_own_and_rights_are_kept() {
-    let place = tempfile::tempdir().unwrap();
-    let (sender, mut seen) = futures::channel::mpsc::unbounded();
-    let mut builder = RealmBuilder::new();
-    builder.add_storage("tmp", place.path()).unwrap();
-    let mut children = Vec::new();
-    for name in ["one", "two"] {
-        let sender = sender.clone();
-        let run = move |handles: LocalComponentHandles| {
-            let sender = sender.clone();
-            async move {
-                let tmp = handles.directory("/tmp").unwrap();
-                let flags = fio::Flags::PROTOCOL_FILE
-                    | fio::Flags::FLAG_MUST_CREATE
-                    | fio::Flags::PERM_WRITE_BYTES
-                    | fio::Flags::PERM_READ_BYTES;
-                let file = open::<fio::FileMarker>(tmp, "file", flags);
-                let written = file.write(name.as_bytes()).await?.map_err(zx::Status::from_raw)?;
-                sender.unbounded_send((name, written))?;
-                Ok(())
-            }
-        };
-        let child = builder.add_local_child(name, run, Startup::Eager).unwrap();
-        builder
-            .add_route(&Capability::storage("tmp", "/tmp"), Ref::Parent, &[Ref::from(&child)])
-            .unwrap();
-        children.push(child);
-    }
-    let realm = builder.build().unwrap();
-    let mut both = [seen.next().await.unwrap(), seen.next().await.unwrap()];
-    both.sort_unstable();
-    assert_eq!(both, [("one", 3), ("two", 3)]);
-    for name in ["one", "two"] {
-        assert_eq!(std::fs::read_to_string(place.path().join(name).join("file")).unwrap(), name);
-    }
-    realm.destroy().await;
-}
-
-#[fuchsia_async::run_singlethreaded(test)]
-async fn a_directory_gives_no_more_rights_than_its_route() {
-    let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("file"), "text").unwrap();
-    let (sender, mut seen) = futures::channel::mpsc::unbounded();
-    let mut builder = RealmBuilder::new()
-        .with_builtins(|builtins| builtins.with_directory("files", files.path()));
-    let run = move |handles: LocalComponentHandles| {
-        let sender = sender.clone();
-        async move {
-            let directory = handles.directory("/files").unwrap();
-            for (flags, name) in [
-                (fio::Flags::PERM_READ_BYTES, "read"),
-                (fio::Flags::PERM_READ_BYTES | fio::Flags::PERM_WRITE_BYTES, "write"),
-            ] {
-                let flags = flags | fio::Flags::PROTOCOL_FILE;
-                let file = open::<fio::FileMarker>(directory, "file", flags);
-                let bytes = file.read(16).await.ok().and_then(Result::ok);
-                sender.unbounded_send((name, bytes))?;
-            }
-            Ok(())
-        }
-    };
-    let child = builder.add_local_child("reader", run, Startup::Eager).unwrap();
-    let capability = Capability::directory("files", "/files", Rights::READ);
-    builder.add_route(&capability, Ref::Parent, &[Ref::from(&child)]).unwrap();
-    let realm = builder.build().unwrap();
-    assert_eq!(seen.next().await.unwrap(), ("read", Some(b"text".to_vec())));
-    assert_eq!(seen.next().await.unwrap(), ("write", None));
     realm.destroy().await;
 }

@@ -26,6 +26,7 @@ pub struct Ref(Place);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     Child(String),
+    Framework,
     Parent,
 }
 
@@ -33,6 +34,12 @@ impl Ref {
     /// The child of this name.
     pub fn child(name: impl Into<String>) -> Self {
         Self(Place::Child(name.into()))
+    }
+
+    /// The component manager, for the realm itself; only a source.
+    #[must_use]
+    pub fn framework() -> Self {
+        Self(Place::Framework)
     }
 
     /// The realm's parent: the test, and what is routed to it.
@@ -52,6 +59,7 @@ impl From<Ref> for fdecl::Ref {
     fn from(place: Ref) -> Self {
         match place.0 {
             Place::Child(name) => Self::Child(fdecl::ChildRef { name, collection: None }),
+            Place::Framework => Self::Framework(fdecl::FrameworkRef {}),
             Place::Parent => Self::Parent(fdecl::ParentRef {}),
         }
     }

@@ -130,7 +130,7 @@ impl TestManager {
                 ),
                 ftest::RealmRequest::AddLocalChild { name, options, responder } => {
                     responder.send(builder.and_then(|builder| {
-                        let added = builder.add_test_component(&name, startup(&options)?);
+                        let added = builder.add_local_child(&name, startup(&options)?);
                         added.map(drop).map_err(|error| as_fidl(&error))
                     }))
                 }
@@ -187,7 +187,7 @@ impl TestManager {
         mut builder: RealmBuilder,
         runner: ClientEnd<fcrunner::ComponentRunnerMarker>,
     ) -> String {
-        builder.test_runner = Some(runner.into_proxy());
+        builder.runner = Some(runner.into_proxy());
         let number = self.realms.last.get() + 1;
         self.realms.last.set(number);
         let url = format!("{}://{number}/#meta/root.cm", super::SCHEME);
@@ -311,10 +311,11 @@ fn add_route(
     Ok(())
 }
 
-/// The parent, or a child that is there.
+/// The parent, the framework, or a child that is there.
 fn end(builder: &RealmBuilder, end: &fdecl::Ref) -> Option<Ref> {
     match end {
         fdecl::Ref::Parent(_) => Some(Ref::Parent),
+        fdecl::Ref::Framework(_) => Some(Ref::Framework),
         fdecl::Ref::Child(child) if child.collection.is_none() => {
             let name = child.name.parse().ok()?;
             builder.root.child(&name)?;

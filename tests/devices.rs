@@ -1,5 +1,5 @@
 //! A guest with every device: its drivers have nothing to complain of, and when the process of a device dies the guest
-//! sees a failed device and goes on.
+//! sees a failed device and goes on. Only for the host, where processes are found by their names and killed.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::await_holding_lock,

@@ -1,4 +1,6 @@
-//! What the tests of the whole program share: a user of their own, with packages, processes and sessions.
+//! What the tests of the whole program share: a user of their own, with packages, processes and sessions. They are only for the
+//! host, because the program, its daemon and the user's files are Linux'; what a client sees of a guest is in the suites over
+//! `enclosed_guest`, which are for Fuchsia, too.
 #![allow(dead_code, reason = "every test file is a crate of its own and uses its part")]
 
 pub(crate) mod terminal;

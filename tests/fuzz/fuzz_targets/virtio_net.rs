@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use network::Host;
 use virtio_device::{Features, Io, QueueSet};
 use virtio_net::stack::MAX_FRAME;
-use virtio_net::{NetDevice, QUEUES, RX, TX};
+use virtio_net::{NetDevice, QUEUES, RX};
 
 /// Bytes of the header in front of each frame.
 const HEADER: usize = 12;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each target uses its part")]
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
@@ -91,6 +92,8 @@ struct Guest<'t, T: Target> {
     /// No rule was broken since the last reset.
     is_honest: bool,
     is_broken: bool,
+    /// No rule was broken at all.
+    was_honest: bool,
 }
 
 /// Plays what `input` says on a `device` whose driver has negotiated `features`.
@@ -100,12 +103,12 @@ pub fn play<T: Target>(
     features: Features,
     input: &mut Unstructured<'_>,
 ) -> Result<()> {
-    let len = u64::from(T::QUEUES) * AREA + FREE_PAGES * PAGE;
+    let memory = MEMORY.with(|memory| memory.get_or_init(memory_of::<T>).clone());
     let mut guest = Guest {
         target,
         device,
         features,
-        memory: Arc::new(GuestMemory::anonymous(len as usize)),
+        memory,
         drivers: Vec::new(),
         queues: Vec::new(),
         pending: Vec::new(),
@@ -113,12 +116,28 @@ pub fn play<T: Target>(
         port: Arc::new(zx::Port::create()),
         is_honest: true,
         is_broken: false,
+        was_honest: true,
     };
     guest.start();
-    while !input.is_empty() {
-        guest.step(input)?;
+    let mut end = Ok(());
+    while end.is_ok() && !input.is_empty() {
+        end = guest.step(input);
     }
-    Ok(())
+    if !guest.was_honest {
+        // Anything may be anywhere, which the next input is not to depend on.
+        guest.memory.slice(0, guest.memory.len()).expect("all of it").fill_zero();
+    }
+    end
+}
+
+thread_local! {
+    /// Made once, as most of the time would go into making it.
+    static MEMORY: OnceCell<Arc<GuestMemory>> = const { OnceCell::new() };
+}
+
+fn memory_of<T: Target>() -> Arc<GuestMemory> {
+    let len = u64::from(T::QUEUES) * AREA + FREE_PAGES * PAGE;
+    Arc::new(GuestMemory::anonymous(len as usize))
 }
 
 impl<T: Target> Guest<'_, T> {
@@ -175,7 +194,7 @@ impl<T: Target> Guest<'_, T> {
 
     /// Says what no driver may.
     fn misbehave(&mut self, queue: u16, input: &mut Unstructured<'_>) -> Result<()> {
-        self.is_honest = false;
+        (self.is_honest, self.was_honest) = (false, false);
         let driver = &mut self.drivers[usize::from(queue)];
         match input.int_in_range(0..=3)? {
             0 => {

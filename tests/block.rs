@@ -1,7 +1,7 @@
 //! Disks as a guest has them: formats and modes, and what each promises. What happens to them when processes die, and what
 //! other programs find in their files, is in `durability.rs`.
 
-use enclosed_guest::{EnclosedGuest, GuestKernel, Package, environment};
+use enclosed_guest::{EnclosedGuest, Package, environment};
 use fidl_fuchsia_virtualization::{GuestConfig, GuestStatus};
 use fuchsia_async as fasync;
 use qcow::{CreateOptions, Image, MemoryFile, Mode, NoBacking};
@@ -17,12 +17,7 @@ const PATTERN: u8 = 0x5a;
 
 /// A guest with these disks, in order, whose files `prepare` makes in the package.
 fn enclosed(disks: &[&str], prepare: impl Fn(&Path)) -> EnclosedGuest {
-    let config = format!(
-        r#"{{"linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
-             "cpus": 2, "memory": "256M", "block": {disks:?} }}"#
-    );
-    let enclosed =
-        EnclosedGuest::new(environment!(), Package::with_config(GuestKernel::Linux, &config));
+    let enclosed = EnclosedGuest::new(environment!(), Package::with_disks(disks));
     prepare(enclosed.data());
     enclosed
 }

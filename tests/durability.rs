@@ -7,7 +7,7 @@
 )]
 
 use enclosed_guest::{
-    ComponentProcess, EnclosedGuest, GuestKernel, Package, RunningGuest, environment, eventually,
+    ComponentProcess, EnclosedGuest, Package, RunningGuest, environment, eventually,
 };
 use fidl_fuchsia_virtualization::{GuestConfig, GuestStatus};
 use fuchsia_async as fasync;
@@ -31,12 +31,7 @@ fn one_guest() -> MutexGuard<'static, ()> {
 
 /// A guest with these disks, in order, whose files `prepare` makes in the package.
 fn enclosed(disks: &[&str], prepare: impl Fn(&Path)) -> EnclosedGuest {
-    let config = format!(
-        r#"{{"linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
-             "cpus": 2, "memory": "256M", "block": {disks:?} }}"#
-    );
-    let enclosed =
-        EnclosedGuest::new(environment!(), Package::with_config(GuestKernel::Linux, &config));
+    let enclosed = EnclosedGuest::new(environment!(), Package::with_disks(disks));
     prepare(enclosed.data());
     enclosed
 }

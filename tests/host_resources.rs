@@ -30,19 +30,9 @@ async fn fifty_guests_one_after_the_other_leave_nothing_behind() {
     enclosed.destroy().await;
 }
 
-fn termina() -> EnclosedGuest {
-    let config = r#"{
-        "linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
-        "cpus": 1, "memory": "256M"
-    }"#;
-    let package =
-        Package { guest_type: "termina", ..Package::with_config(GuestKernel::Linux, config) };
-    EnclosedGuest::new(environment!(), package)
-}
-
 #[fasync::run_singlethreaded(test)]
 async fn termina_without_room_for_its_disk_has_no_storage() {
-    let enclosed = termina();
+    let enclosed = EnclosedGuest::new(environment!(), Package::termina());
     // Something that is no file is where the disk would be.
     fs::create_dir_all(enclosed.storage().join("stateful.img")).unwrap();
     let launched = enclosed.launch(GuestConfig::default()).await;
@@ -53,7 +43,7 @@ async fn termina_without_room_for_its_disk_has_no_storage() {
 
 #[fasync::run_singlethreaded(test)]
 async fn terminas_manager_logs_what_it_lacks() {
-    let enclosed = termina();
+    let enclosed = EnclosedGuest::new(environment!(), Package::termina());
     let linux = enclosed.connect_to_protocol::<LinuxManagerMarker>();
     linux.start_and_get_linux_guest_info("termina").await.unwrap().unwrap_err();
     enclosed.logged("container").await;

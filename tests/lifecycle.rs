@@ -189,19 +189,9 @@ async fn a_host_without_network_is_a_problem_of_a_guest_with_one() {
     enclosed.destroy().await;
 }
 
-fn termina() -> EnclosedGuest {
-    let config = r#"{
-        "linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
-        "cpus": 1, "memory": "256M"
-    }"#;
-    let package =
-        Package { guest_type: "termina", ..Package::with_config(GuestKernel::Linux, config) };
-    EnclosedGuest::new(environment!(), package)
-}
-
 #[fasync::run_singlethreaded(test)]
 async fn termina_has_a_disk_of_its_own_that_stays() {
-    let enclosed = termina();
+    let enclosed = EnclosedGuest::new(environment!(), Package::termina());
     let mut guest = enclosed.start(GuestConfig::default()).await;
     assert_eq!(guest.console.run("cat /sys/block/vda/size").await, "83886080\n");
     guest.console.run("echo stays > /dev/vda && sync").await;
@@ -213,7 +203,7 @@ async fn termina_has_a_disk_of_its_own_that_stays() {
 
 #[fasync::run_singlethreaded(test)]
 async fn terminas_manager_says_what_it_lacks() {
-    let enclosed = termina();
+    let enclosed = EnclosedGuest::new(environment!(), Package::termina());
     let linux = enclosed.connect_to_protocol::<LinuxManagerMarker>();
     let unknown = linux.start_and_get_linux_guest_info("debian").await.unwrap();
     assert_eq!(unknown.err(), Some(zx::Status::UNAVAILABLE.into_raw()));

@@ -56,6 +56,22 @@ impl Package {
         Self { config: Some(config.to_owned()), ..kernel.into() }
     }
 
+    /// Linux with two CPUs and these disks, in order, as `block` in `guest.cfg` has them.
+    #[must_use]
+    pub fn with_disks(disks: &[&str]) -> Self {
+        let config = format!(
+            r#"{{"linux": "data/vmlinuz", "ramdisk": "data/initramfs.cpio.gz", "cmdline": "console=ttyS0 quiet",
+                 "cpus": 2, "memory": "256M", "block": {disks:?} }}"#
+        );
+        Self::with_config(GuestKernel::Linux, &config)
+    }
+
+    /// The usual Linux as Termina's guest, whose manager gives it a disk besides.
+    #[must_use]
+    pub fn termina() -> Self {
+        Self { guest_type: "termina", ..GuestKernel::Linux.into() }
+    }
+
     /// Writes the package's files to `data`, which is there and empty.
     pub(crate) fn write(&self, environment: Environment, data: &Path) {
         let usual = match self.kernel {

@@ -1,7 +1,6 @@
 //! An image: the disk that a guest sees, and how it lies in its file.
 
 use std::collections::HashSet;
-use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +14,9 @@ use crate::header::{BackingName, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRT
 use crate::refcount::{Refcounts, check_cluster};
 use crate::repair;
 use crate::table::{DataCluster, L1Entry, Mapping};
+
+mod flush;
+mod mapping;
 
 /// Pages of L2 tables that are kept: 4 MiB, the mappings of 32 GiB with 64 KiB clusters.
 const L2_CACHE_PAGES: usize = 1024;
@@ -417,113 +419,6 @@ impl Image {
         Ok(())
     }
 
-    /// Makes everything written so far lasting.
-    ///
-    /// # Errors
-    /// [`Error::Io`]. After a failed sync the image accepts no more writes: what the file has is not known.
-    pub fn flush(&mut self) -> Result<(), Error> {
-        if self.refcounts.is_none() {
-            return Ok(());
-        }
-        self.check_writable()?;
-        self.write_back()
-    }
-
-    /// Begins a flush that needs no change of the file but a sync; none if tables are to be written first.
-    ///
-    /// # Errors
-    /// [`Error::Failed`]
-    pub(crate) fn begin_sync(&self) -> Result<Option<PendingSync>, Error> {
-        if self.refcounts.is_none() {
-            return Ok(Some(PendingSync { file: None, written: 0 }));
-        }
-        self.check_writable()?;
-        if self.has_dirty_tables() || !self.pending_free.is_empty() {
-            return Ok(None);
-        }
-        let written = self.written.load(Ordering::SeqCst);
-        let is_due = self.synced.load(Ordering::SeqCst) < written;
-        Ok(Some(PendingSync { file: is_due.then(|| self.file.clone()), written }))
-    }
-
-    /// Takes note of how a sync has ended.
-    pub(crate) fn end_sync(&self, sync: &PendingSync, result: io::Result<()>) -> Result<(), Error> {
-        match result {
-            Ok(()) => {
-                self.synced.fetch_max(sync.written, Ordering::SeqCst);
-                // The failure of another sync is told to that one only.
-                self.check_writable()
-            }
-            Err(error) => {
-                self.failed.store(true, Ordering::SeqCst);
-                Err(error.into())
-            }
-        }
-    }
-
-    fn has_dirty_tables(&self) -> bool {
-        let refcounts = self.refcounts.as_ref().is_some_and(Refcounts::is_dirty);
-        refcounts || self.l2.is_dirty() || self.l1_dirty.is_some()
-    }
-
-    /// Writes all metadata in the order that the crate's head states.
-    fn write_back(&mut self) -> Result<(), Error> {
-        // Nobody writes meanwhile.
-        let written = *self.written.get_mut();
-        let is_synced = *self.synced.get_mut() == written;
-        if !self.has_dirty_tables() && is_synced && self.pending_free.is_empty() {
-            return Ok(());
-        }
-        let Some(refcounts) = &mut self.refcounts else { return Err(Error::ReadOnly) };
-        refcounts.write_back(&*self.file)?;
-        if self.l2.is_dirty() || self.l1_dirty.is_some() {
-            self.sync()?;
-            self.l2.write_back(&*self.file)?;
-        }
-        if let Some(range) = self.l1_dirty.clone() {
-            self.sync()?;
-            let entries = self.l1.get(range.clone()).unwrap_or(&[]);
-            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.0.to_be_bytes()).collect();
-            self.file.write_at(&bytes, self.header.l1_offset + range.start as u64 * 8)?;
-            self.l1_dirty = None;
-        }
-        self.sync()?;
-        *self.synced.get_mut() = written;
-        self.free_pending()
-    }
-
-    fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync().inspect_err(|_| *self.failed.get_mut() = true)?;
-        Ok(())
-    }
-
-    /// Frees the clusters that nothing in the file refers to any more.
-    fn free_pending(&mut self) -> Result<(), Error> {
-        let cluster = self.cluster_size();
-        let Some(refcounts) = &mut self.refcounts else { return Ok(()) };
-        let mut hole: Option<Range<u64>> = None;
-        while let Some(offset) = self.pending_free.pop() {
-            if !refcounts.release(&*self.file, offset)? {
-                continue;
-            }
-            hole = match hole {
-                Some(range) if range.end == offset => Some(range.start..offset + cluster),
-                Some(range) if offset + cluster == range.start => Some(offset..range.end),
-                other => {
-                    if let Some(range) = other {
-                        self.file.punch_hole(range.start, range.end - range.start)?;
-                    }
-                    Some(offset..offset + cluster)
-                }
-            };
-        }
-        if let Some(range) = hole {
-            self.file.punch_hole(range.start, range.end - range.start)?;
-        }
-        // Not synced: should this be lost, the clusters are leaked and no more.
-        refcounts.write_back(&*self.file)
-    }
-
     fn check_range(&self, offset: u64, len: u64) -> Result<(), Error> {
         match offset.checked_add(len) {
             Some(end) if end <= self.size() => Ok(()),
@@ -568,169 +463,6 @@ impl Image {
         // A refcount block may have been appended.
         self.file_len = self.file_len.max(self.file.len()?);
         Ok(allocated)
-    }
-
-    /// Where the L2 entry of `position` is in the file; none if there is no table.
-    fn entry_of(&self, position: u64) -> Option<u64> {
-        let per_table = self.cluster_size() * self.header.l2_entries();
-        let table = self.l1.get((position / per_table) as usize)?.offset()?;
-        Some(table + position % per_table / self.cluster_size() * 8)
-    }
-
-    /// What is at `position` of the disk, and how many bytes from there (at most `max`) lie alike.
-    fn map(&mut self, position: u64, max: u64) -> Result<(Extent, u64), Error> {
-        if let Some(at) = self.entry_of(position) {
-            self.l2_page(at)?;
-        }
-        self.map_cached(position, max)?.ok_or(Error::Failed)
-    }
-
-    /// As [`Image::map`]; none if the table is not in memory.
-    fn map_cached(&self, position: u64, max: u64) -> Result<Option<(Extent, u64)>, Error> {
-        let cluster = self.cluster_size();
-        let within = position % cluster;
-        let Some(at) = self.entry_of(position) else {
-            let per_table = cluster * self.header.l2_entries();
-            return Ok(Some((Extent::Unallocated, (per_table - position % per_table).min(max))));
-        };
-        let (bits, has_zero_flag) = (self.header.cluster_bits, self.header.version >= 3);
-        let Some(page) = self.l2.cached(at) else { return Ok(None) };
-        let from = (at % page.len() as u64) as usize;
-        let entries = page.get(from..).unwrap_or(&[]).as_chunks::<8>().0;
-        let mut mappings = entries
-            .iter()
-            .map(|entry| Mapping::decode(u64::from_be_bytes(*entry), bits, has_zero_flag));
-        let first = mappings.next().unwrap_or(Mapping::Unallocated);
-        let mut len = cluster - within;
-        for (clusters, mapping) in (1..).zip(mappings) {
-            if len >= max || !continues(first, mapping, clusters * cluster) {
-                break;
-            }
-            len += cluster;
-        }
-        let extent = match first {
-            Mapping::Unallocated => Extent::Unallocated,
-            Mapping::Zero { .. } => Extent::Zero,
-            Mapping::Compressed { offset, len } => {
-                if offset >= self.file_len {
-                    return Err(Corruption::BeyondEnd { table: "L2 table", offset }.into());
-                }
-                Extent::Compressed { offset, len }
-            }
-            Mapping::Data(DataCluster { offset, owned }) => {
-                if !offset.is_multiple_of(cluster) {
-                    return Err(Corruption::Misaligned { table: "L2 table", offset }.into());
-                }
-                Extent::Data { offset: offset + within, owned }
-            }
-        };
-        Ok(Some((extent, len.min(max))))
-    }
-
-    fn l2_page(&mut self, at: u64) -> Result<&mut [u8], Error> {
-        if self.l2.page(&*self.file, at)?.is_none() {
-            self.write_back()?;
-        }
-        self.l2.page(&*self.file, at)?.ok_or(Error::Failed)
-    }
-
-    /// Changes the mapping of the cluster at `position` and lets go of what was there.
-    fn set_mapping(&mut self, position: u64, mapping: Mapping) -> Result<(), Error> {
-        let cluster = self.cluster_size();
-        let per_table = cluster * self.header.l2_entries();
-        let table = self.own_l2_table((position / per_table) as usize)?;
-        let at = table + position % per_table / cluster * 8;
-        let (bits, has_zero_flag) = (self.header.cluster_bits, self.header.version >= 3);
-        self.l2_page(at)?;
-        let page = self.l2.page_mut(&*self.file, at)?.ok_or(Error::Failed)?;
-        let from = (at % page.len() as u64) as usize;
-        let Some(entry) = page.get_mut(from..).and_then(|rest| rest.first_chunk_mut::<8>()) else {
-            return Err(Error::Failed);
-        };
-        let old = Mapping::decode(u64::from_be_bytes(*entry), bits, has_zero_flag);
-        *entry = mapping.encode().to_be_bytes();
-        self.let_go(old, mapping);
-        if self.pending_free.len() >= MAX_PENDING_FREE {
-            self.write_back()?;
-        }
-        Ok(())
-    }
-
-    /// Notes the clusters that `old` referred to and `new` does not.
-    fn let_go(&mut self, old: Mapping, new: Mapping) {
-        let kept = match new {
-            Mapping::Data(cluster) | Mapping::Zero { reserved: Some(cluster) } => {
-                Some(cluster.offset)
-            }
-            _ => None,
-        };
-        match old {
-            Mapping::Data(cluster) | Mapping::Zero { reserved: Some(cluster) } => {
-                if kept != Some(cluster.offset) {
-                    self.pending_free.push(cluster.offset);
-                }
-            }
-            Mapping::Compressed { offset, len } => {
-                *self.decompressed.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-                let cluster = self.cluster_size();
-                let mut at = offset - offset % cluster;
-                while at < offset + len {
-                    self.pending_free.push(at);
-                    at += cluster;
-                }
-            }
-            Mapping::Unallocated | Mapping::Zero { reserved: None } => {}
-        }
-    }
-
-    /// Offset of the L2 table at `index` of the L1 table, which may be changed in place: a new one if there is none,
-    /// a copy if it is shared with a snapshot.
-    fn own_l2_table(&mut self, index: usize) -> Result<u64, Error> {
-        let entry = self.l1.get(index).copied().ok_or(Error::Failed)?;
-        if let (Some(offset), true) = (entry.offset(), entry.is_owned()) {
-            return Ok(offset);
-        }
-        let cluster = self.cluster_size();
-        let mut table = vec![0; cluster as usize];
-        if let Some(shared) = entry.offset() {
-            // Pages of a shared table are never dirty: they are changed only after this copy.
-            read_or_zero(&*self.file, &mut table, shared)?;
-        }
-        let (offset, _) = self.allocate(1)?;
-        self.fill_new(offset, 1, &table)?;
-        self.l2.forget(offset, cluster);
-        if let Some(shared) = entry.offset() {
-            self.pending_free.push(shared);
-        }
-        if let Some(refcounts) = &mut self.refcounts {
-            refcounts.add_metadata(offset);
-        }
-        self.l1[index] = L1Entry::owned(offset);
-        self.l1_dirty = Some(match self.l1_dirty.take() {
-            Some(range) => range.start.min(index)..range.end.max(index + 1),
-            None => index..index + 1,
-        });
-        Ok(offset)
-    }
-}
-
-/// A sync of an image's file that is under way, for which nobody has to wait.
-pub(crate) struct PendingSync {
-    /// What to sync; none if all is lasting already.
-    pub(crate) file: Option<Arc<dyn BlockFile>>,
-    /// Writes that were complete before.
-    written: u64,
-}
-
-/// Whether `next` continues a run that began with `first`, `distance` bytes before it.
-fn continues(first: Mapping, next: Mapping, distance: u64) -> bool {
-    match (first, next) {
-        (Mapping::Unallocated, Mapping::Unallocated)
-        | (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
-        (Mapping::Data(first), Mapping::Data(next)) => {
-            next.owned == first.owned && first.offset.checked_add(distance) == Some(next.offset)
-        }
-        _ => false,
     }
 }
 

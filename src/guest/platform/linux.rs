@@ -15,11 +15,11 @@ use fuchsia_zircon as zx;
 use futures::Stream;
 use futures::channel::mpsc;
 use images::Store;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fd::OwnedFd;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,22 +139,18 @@ pub(crate) fn locked_disks(guest: GuestType) -> Vec<String> {
 /// A terminal on a guest, for as long as this lives, so that others who come know of it.
 #[derive(Debug)]
 pub(crate) struct Attachment {
-    _lock: Option<File>,
+    _membership: Option<OwnedFd>,
 }
 
 impl Attachment {
     /// A terminal on the guest from now on, and whether there is another. Where that cannot be known there is none.
     pub(crate) fn new(guest: GuestType) -> (Self, bool) {
-        let Ok(directory) = RuntimeDirectory::of_user() else {
-            return (Self { _lock: None }, false);
-        };
-        let path = directory.path().join(format!("attached-{guest}"));
-        let file = File::options().create(true).truncate(false).write(true).open(path);
-        let Ok(file) = file else { return (Self { _lock: None }, false) };
-        // Whoever can have it alone is the first. Then all share it.
-        let first = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        let shared = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
-        (Self { _lock: shared.then_some(file) }, !first)
+        let joined =
+            RuntimeDirectory::of_user().ok().and_then(|directory| directory.join(guest as u8).ok());
+        match joined {
+            Some((membership, first)) => (Self { _membership: Some(membership) }, !first),
+            None => (Self { _membership: None }, false),
+        }
     }
 }
 

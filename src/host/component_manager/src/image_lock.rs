@@ -91,7 +91,8 @@ pub(crate) fn unlock(image: &impl AsFd) -> Result<(), Status> {
     set(image, NOT_SHARED, PERMISSIONS, libc::F_UNLCK)
 }
 
-fn set(image: &impl AsFd, start: i64, length: i64, kind: i32) -> Result<(), Status> {
+/// Sets the kind of an open file's lock on a range of bytes, or fails at once with `BAD_STATE` where another's is in the way.
+pub(crate) fn set(image: &impl AsFd, start: i64, length: i64, kind: i32) -> Result<(), Status> {
     match fcntl(image, FcntlArg::F_OFD_SETLK(&range(start, length, kind))) {
         Ok(_) => Ok(()),
         Err(errno) => Err(status_of(errno)),

@@ -1,5 +1,8 @@
 //! Where the component manager of a user is found: a directory that only this user can enter, with a socket and a lock.
 
+use crate::image_lock;
+use fuchsia_zircon::Status;
+use nix::libc;
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -77,13 +80,31 @@ impl RuntimeDirectory {
 
     /// Takes the lock of the one component manager; `None` where another has it. Closing it gives it back.
     pub(crate) fn lock(&self) -> Result<Option<OwnedFd>, Errno> {
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = fs::openat(CWD, self.0.join(LOCK), flags, Mode::RUSR | Mode::WUSR)?;
+        let file = self.open_lock()?;
         match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn open_lock(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        fs::openat(CWD, self.0.join(LOCK), flags, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// Joins those who use the thing with this number, until the result is closed, and tells whether it is the first. It is a lock
+    /// on a byte of the lock's file: nothing is left of a process that is killed.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened, or the file system has no such locks.
+    pub fn join(&self, thing: u8) -> Result<(OwnedFd, bool), Status> {
+        let file = self.open_lock().map_err(|_| Status::IO)?;
+        let byte = i64::from(thing);
+        // Whoever can have it alone is the first. Then all share it.
+        let first = image_lock::set(&file, byte, 1, libc::F_WRLCK).is_ok();
+        image_lock::set(&file, byte, 1, libc::F_RDLCK)?;
+        Ok((file, first))
     }
 
     /// Listens. Only whoever holds the lock may: a socket that is there is a dead one's.
@@ -152,5 +173,21 @@ mod tests {
         assert!(directory.connect().unwrap().is_none());
         drop(lock);
         assert!(directory.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn the_first_to_join_is_told_apart_until_all_have_left() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = RuntimeDirectory::at(&parent.path().join("run")).unwrap();
+        let _lock = directory.lock().unwrap().unwrap();
+        let (first, is_first) = directory.join(1).unwrap();
+        assert!(is_first);
+        let (second, is_first) = directory.join(1).unwrap();
+        assert!(!is_first);
+        assert!(directory.join(2).unwrap().1);
+        drop(first);
+        assert!(!directory.join(1).unwrap().1);
+        drop(second);
+        assert!(directory.join(1).unwrap().1);
     }
 }

@@ -104,7 +104,7 @@ fn bootstrap(
     fs::write(&test_util, VSOCK_TEST_UTIL)
         .and_then(|()| fs::set_permissions(&test_util, Permissions::from_mode(0o755)))
         .map_err(Error::io("write", &test_util))?;
-    let mut command = tool("mmdebstrap");
+    let mut command = tool_of_ours("mmdebstrap");
     command
         .arg("--variant=minbase")
         .arg("--architectures=amd64")
@@ -123,7 +123,7 @@ fn bootstrap(
         // namespace the directory has to be open to other user ids, as the system's own is.
         command.env("TMPDIR", staging.scratch());
     }
-    run(command, progress)
+    run("mmdebstrap", command, progress)
 }
 
 fn kernel_and_initramfs(
@@ -142,7 +142,7 @@ fn kernel_and_initramfs(
         "./usr/lib/modules/*",
         "./usr/bin/busybox",
     ]);
-    run(command, progress)?;
+    run("tar", command, progress)?;
     let kernel = only_entry(&boot.join("boot"))?.ok_or(Error::Archive("kernel"))?;
     let target = staging.data().join("vmlinuz");
     fs::copy(&kernel, &target).map_err(Error::io("copy the kernel to", target))?;
@@ -174,29 +174,46 @@ mke2fs -q -t ext4 -L debian -E root_owner=0:0 -d "$1" "$3" "$4"
 rm -rf "$1"
 "#;
     let mut command = if geteuid().is_root() {
-        tool("sh")
+        tool_of_ours("sh")
     } else {
-        let mut command = tool("unshare");
+        let mut command = tool_of_ours("unshare");
         command.args(["--user", "--map-root-user", "--map-auto", "sh"]);
         command
     };
     command.args(["-c", script, "sh"]).arg(&tree).arg(archive).arg(&image);
     command.arg(format!("{}k", bytes >> 10));
-    run(command, progress)?;
+    run("mke2fs", command, progress)?;
     let file = fs::File::open(&image).map_err(Error::io("open", &image))?;
     file.sync_all().map_err(Error::io("write", &image))
 }
 
 fn tool(program: &str) -> Command {
-    Command::new(tools::find(program).unwrap_or_else(|| program.into()))
+    Command::new(path_of(program))
 }
 
-/// Runs a tool to its end, handing its lines on, and ends it with everything it started when the person cancels.
-fn run(mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
-    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
-    let name = name.to_string_lossy().into_owned();
+fn path_of(program: &str) -> PathBuf {
+    tools::find(program).unwrap_or_else(|| program.into())
+}
+
+/// A tool that ends when this process does, however that ends. As root it has mounts and processes of its own, which end with it: a
+/// build that is killed leaves neither, and no mount of the host's below what the next one clears away.
+fn tool_of_ours(program: &str) -> Command {
+    let mut command = tool("setpriv");
+    if geteuid().is_root() {
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path_of("unshare"));
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    } else {
+        // So that it clears up, which nobody else may do who is not root in its user namespace.
+        command.args(["--pdeathsig", "TERM", "--"]);
+    }
+    command.arg(path_of(program));
+    command
+}
+
+/// Runs a tool to its end, handing its lines on, and ends it with everything it started when the person cancels. `name` is for errors.
+fn run(name: &str, mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(Error::io("run", &name))?;
+    let mut child = command.spawn().map_err(Error::io("run", name))?;
     let (sender, lines) = mpsc::channel();
     for stream in readers(&mut child) {
         let sender = sender.clone();
@@ -226,12 +243,12 @@ fn run(mut command: Command, progress: &mut dyn Progress) -> Result<(), Error> {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait().map_err(Error::io("wait for", &name))?;
+    let status = child.wait().map_err(Error::io("wait for", name))?;
     if status.success() {
         return Ok(());
     }
     let output = Vec::from(kept).join("\n");
-    Err(Error::Tool { tool: name, status: status.to_string(), output })
+    Err(Error::Tool { tool: name.to_owned(), status: status.to_string(), output })
 }
 
 /// What a person who waits learns from a tool's line: what is downloaded, unpacked or set up. Tools also print the text of their hooks
@@ -338,7 +355,7 @@ mod tests {
     fn a_failing_tool_is_named_with_its_last_lines() {
         let mut recorder = Recorder::default();
         let script = "echo 'Unpacking one (1) ...'; echo two >&2; exit 3";
-        let error = run(shell(script), &mut recorder).unwrap_err();
+        let error = run("sh", shell(script), &mut recorder).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("sh failed (exit status: 3)"), "{text}");
         assert!(text.contains("one") && text.contains("two"), "{text}");
@@ -349,9 +366,38 @@ mod tests {
     fn canceling_ends_the_tool_and_its_children() {
         let mut recorder = Recorder { cancel: true, ..Recorder::default() };
         let begin = Instant::now();
-        let result = run(shell("sleep 600 & sleep 600"), &mut recorder);
+        let result = run("sh", shell("sleep 600 & sleep 600"), &mut recorder);
         assert!(matches!(result, Err(Error::Canceled)));
         assert!(begin.elapsed() < Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_tool_of_ours_ends_with_us_and_its_mounts_with_it() {
+        if !geteuid().is_root() {
+            // Mounts take a user namespace then, which has no others than its own.
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (mounted, below) = (directory.path().join("mounted"), directory.path().join("below"));
+        fs::create_dir(&below).unwrap();
+        let script = format!(
+            "mount -t tmpfs none {below} && touch {mounted} && sleep 600",
+            below = below.display(),
+            mounted = mounted.display()
+        );
+        // The thread that started the tool is gone before the tool is done.
+        let child = thread::spawn(move || {
+            let mut command = tool_of_ours("sh");
+            let child = command.args(["-c", &script]).spawn().unwrap();
+            while !mounted.exists() {
+                thread::sleep(CANCEL_POLL);
+            }
+            child
+        });
+        let status = child.join().unwrap().wait().unwrap();
+        assert!(!status.success());
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(&*below.to_string_lossy()), "{mounts}");
     }
 
     #[test]

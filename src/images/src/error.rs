@@ -50,6 +50,12 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
+    /// Something is mounted in what an interrupted build has left.
+    #[error(
+        "an interrupted build has left the mount {path}; run `umount --lazy '{path}'` as root, then try again",
+        path = .0.display()
+    )]
+    Mounted(PathBuf),
     /// A name that is not one path component of letters, digits, `.`, `_` and `-`.
     #[error("{0:?} is not a package name: letters, digits, '.', '_' and '-' only")]
     BadName(String),

@@ -148,11 +148,33 @@ impl Store {
             let entry = entry.map_err(Error::io("read", &self.root))?;
             if entry.file_name().to_string_lossy().starts_with(STAGING) {
                 let path = entry.path();
+                refuse_mounts_below(&path)?;
                 fs::remove_dir_all(&path).map_err(Error::io("remove", path))?;
             }
         }
         Ok(())
     }
+}
+
+/// What is mounted in a directory is not ours to remove, and might be all of `/proc` or `/dev`.
+fn refuse_mounts_below(directory: &Path) -> Result<(), Error> {
+    let table = Path::new("/proc/self/mountinfo");
+    let mounts = fs::read_to_string(table).map_err(Error::io("read", table))?;
+    let directory = fs::canonicalize(directory).map_err(Error::io("read", directory))?;
+    match mounts.lines().filter_map(mount_point).find(|point| point.starts_with(&directory)) {
+        Some(point) => Err(Error::Mounted(point)),
+        None => Ok(()),
+    }
+}
+
+/// The mount point of a line of `/proc/self/mountinfo`, in which a backslash and three octal digits stand for a character that
+/// would end the word.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let mut word = line.split(' ').nth(4)?.to_owned();
+    for (code, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        word = word.replace(code, character);
+    }
+    Some(word.into())
 }
 
 impl Staging {
@@ -254,6 +276,15 @@ mod tests {
         let store = Store::new(root.path());
         let _first = store.stage("debian").unwrap();
         assert!(matches!(store.stage("zircon"), Err(Error::Busy(_))));
+    }
+
+    #[test]
+    fn mount_points_are_words_without_spaces() {
+        let line = r"36 35 98:0 / /a\040b/proc ro,relatime - proc proc ro";
+        assert_eq!(mount_point(line), Some("/a b/proc".into()));
+        assert_eq!(mount_point("36 35"), None);
+        refuse_mounts_below(tempfile::tempdir().unwrap().path()).unwrap();
+        assert!(matches!(refuse_mounts_below(Path::new("/")), Err(Error::Mounted(_))));
     }
 
     #[test]

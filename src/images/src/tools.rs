@@ -22,7 +22,8 @@ pub const REQUIRED_TOOLS: &[Tool] = &[
     Tool { program: "mke2fs", package: "e2fsprogs", unprivileged_only: false },
     Tool { program: "tar", package: "tar", unprivileged_only: false },
     Tool { program: "newuidmap", package: "uidmap", unprivileged_only: true },
-    Tool { program: "unshare", package: "util-linux", unprivileged_only: true },
+    Tool { program: "setpriv", package: "util-linux", unprivileged_only: false },
+    Tool { program: "unshare", package: "util-linux", unprivileged_only: false },
 ];
 
 /// The tools of [`REQUIRED_TOOLS`] that this user needs and this machine lacks.

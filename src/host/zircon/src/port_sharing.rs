@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Room to ask for, in bytes, which is that for [`super::port::MAX_USER_PACKETS`]; the kernel may give less.
+/// Room to ask for, in bytes, which is that for as many packets as may be queued; the kernel may give less.
 const SEND_BUFFER: usize = 2 << 20;
 
 /// A packet between processes.

@@ -195,13 +195,21 @@ fn path_of(program: &str) -> PathBuf {
     tools::find(program).unwrap_or_else(|| program.into())
 }
 
+const NAMESPACES: [&str; 5] = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
+/// Whether a tool can have mounts and processes of its own: as root, unless a container forbids it, which forbids all mounts.
+fn has_namespaces() -> bool {
+    let mut unshare = tool("unshare");
+    unshare.args(NAMESPACES).arg("true").stderr(Stdio::null());
+    geteuid().is_root() && unshare.status().is_ok_and(|status| status.success())
+}
+
 /// A tool that ends when this process does, however that ends. As root it has mounts and processes of its own, which end with it: a
 /// build that is killed leaves neither, and no mount of the host's below what the next one clears away.
 fn tool_of_ours(program: &str) -> Command {
     let mut command = tool("setpriv");
-    if geteuid().is_root() {
-        command.args(["--pdeathsig", "KILL", "--"]).arg(path_of("unshare"));
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    if has_namespaces() {
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path_of("unshare")).args(NAMESPACES);
     } else {
         // So that it clears up, which nobody else may do who is not root in its user namespace.
         command.args(["--pdeathsig", "TERM", "--"]);
@@ -373,8 +381,8 @@ mod tests {
 
     #[test]
     fn a_tool_of_ours_ends_with_us_and_its_mounts_with_it() {
-        if !geteuid().is_root() {
-            // Mounts take a user namespace then, which has no others than its own.
+        if !has_namespaces() {
+            // There are no mounts then but in a user namespace, which has no others than its own.
             return;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -388,8 +396,9 @@ mod tests {
         // The thread that started the tool is gone before the tool is done.
         let child = thread::spawn(move || {
             let mut command = tool_of_ours("sh");
-            let child = command.args(["-c", &script]).spawn().unwrap();
+            let mut child = command.args(["-c", &script]).spawn().unwrap();
             while !mounted.exists() {
+                assert!(child.try_wait().unwrap().is_none(), "the tool did not come to its mount");
                 thread::sleep(CANCEL_POLL);
             }
             child

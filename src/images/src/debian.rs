@@ -166,18 +166,21 @@ fn root_image(
     let tree = staging.scratch().join("tree");
     let image = staging.data().join("rootfs.img");
     // One shell, because the tree's owners exist only inside the user namespace that unpacked it.
+    // Device nodes cannot be made in there, and the guest's kernel makes its own.
     let script = r#"set -e
-mkdir "$1"
-tar --extract --file "$2" --directory "$1" --numeric-owner --xattrs
+tree=$1
+trap 'rm -rf "$tree"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir "$tree"
+tar --extract --file "$2" --directory "$tree" --numeric-owner --xattrs --exclude './dev/*'
 PATH=$PATH:/usr/sbin:/sbin
-mke2fs -q -t ext4 -L debian -E root_owner=0:0 -d "$1" "$3" "$4"
-rm -rf "$1"
+mke2fs -q -t ext4 -L debian -E root_owner=0:0 -d "$tree" "$3" "$4"
 "#;
     let mut command = if geteuid().is_root() {
         tool_of_ours("sh")
     } else {
         let mut command = tool_of_ours("unshare");
-        command.args(["--user", "--map-root-user", "--map-auto", "sh"]);
+        command.args(tools::AS_ROOT_OF_A_USER_NAMESPACE).arg("sh");
         command
     };
     command.args(["-c", script, "sh"]).arg(&tree).arg(archive).arg(&image);

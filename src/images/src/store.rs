@@ -1,9 +1,12 @@
 //! The package store: one directory a package, made whole or not at all.
 
 use crate::error::Error;
+use crate::tools;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The prefix of directories that are not packages yet.
 const STAGING: &str = ".building-";
@@ -149,11 +152,29 @@ impl Store {
             if entry.file_name().to_string_lossy().starts_with(STAGING) {
                 let path = entry.path();
                 refuse_mounts_below(&path)?;
-                fs::remove_dir_all(&path).map_err(Error::io("remove", path))?;
+                remove_tree(&path).map_err(Error::io("remove", path))?;
             }
         }
         Ok(())
     }
+}
+
+/// Removes a directory, also one with files whose owners are other users of the user's own user namespaces.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+        result => return result,
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(tools::AS_ROOT_OF_A_USER_NAMESPACE)
+        .args(["rm", "--recursive", "--force"])
+        .arg(path);
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// What is mounted in a directory is not ours to remove, and might be all of `/proc` or `/dev`.

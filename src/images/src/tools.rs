@@ -26,6 +26,10 @@ pub const REQUIRED_TOOLS: &[Tool] = &[
     Tool { program: "unshare", package: "util-linux", unprivileged_only: false },
 ];
 
+/// Makes `unshare` run a program that may give files any owner there, all of which are the user's outside.
+pub(crate) const AS_ROOT_OF_A_USER_NAMESPACE: [&str; 3] =
+    ["--user", "--map-root-user", "--map-auto"];
+
 /// The tools of [`REQUIRED_TOOLS`] that this user needs and this machine lacks.
 #[must_use]
 pub fn missing() -> Vec<Tool> {

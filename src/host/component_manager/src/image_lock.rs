@@ -6,9 +6,8 @@
 //! open-file-description locks: the lock of an open file goes wherever its descriptor is sent, a VMO made of it included, and ends
 //! with the last of them.
 
+use crate::byte_lock;
 use fuchsia_zircon::Status;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs;
 use std::os::fd::AsFd;
@@ -69,13 +68,11 @@ pub(crate) fn lock(image: &impl AsFd, wanted: ImageUse) -> Result<(), Status> {
 fn lock_and_look(image: &impl AsFd, wanted: ImageUse) -> Result<(), Status> {
     let held = wanted.permissions().iter().map(|permission| HELD + permission);
     for byte in held.chain(KEPT.map(|permission| NOT_SHARED + permission)) {
-        set(image, byte, 1, libc::F_RDLCK)?;
+        byte_lock::set(image, byte, 1, libc::F_RDLCK)?;
     }
     let refused = wanted.permissions().iter().map(|permission| NOT_SHARED + permission);
     for byte in refused.chain(KEPT.map(|permission| HELD + permission)) {
-        let mut other = range(byte, 1, libc::F_WRLCK);
-        fcntl(image, FcntlArg::F_OFD_GETLK(&mut other)).map_err(status_of)?;
-        if i32::from(other.l_type) != libc::F_UNLCK {
+        if byte_lock::is_held_elsewhere(image, byte)? {
             return Err(Status::BAD_STATE);
         }
     }
@@ -87,37 +84,8 @@ fn lock_and_look(image: &impl AsFd, wanted: ImageUse) -> Result<(), Status> {
 /// # Errors
 /// `NOT_SUPPORTED` where the file system has no such locks.
 pub(crate) fn unlock(image: &impl AsFd) -> Result<(), Status> {
-    set(image, HELD, PERMISSIONS, libc::F_UNLCK)?;
-    set(image, NOT_SHARED, PERMISSIONS, libc::F_UNLCK)
-}
-
-/// Sets the kind of an open file's lock on a range of bytes, or fails at once with `BAD_STATE` where another's is in the way.
-pub(crate) fn set(image: &impl AsFd, start: i64, length: i64, kind: i32) -> Result<(), Status> {
-    match fcntl(image, FcntlArg::F_OFD_SETLK(&range(start, length, kind))) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(status_of(errno)),
-    }
-}
-
-fn range(start: i64, length: i64, kind: i32) -> libc::flock {
-    libc::flock {
-        l_type: i16::try_from(kind).unwrap_or(i16::MAX),
-        // Both are 0 and 1 and so on.
-        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: start,
-        l_len: length,
-        // Must be 0: the lock is the open file's and not a process'.
-        l_pid: 0,
-    }
-}
-
-fn status_of(errno: Errno) -> Status {
-    match errno {
-        // An exclusive lock, such as a tool that locks whole files takes.
-        Errno::EAGAIN | Errno::EACCES => Status::BAD_STATE,
-        Errno::EINVAL | Errno::ENOLCK | Errno::ENOSYS | Errno::EOPNOTSUPP => Status::NOT_SUPPORTED,
-        _ => Status::IO,
-    }
+    byte_lock::set(image, HELD, PERMISSIONS, libc::F_UNLCK)?;
+    byte_lock::set(image, NOT_SHARED, PERMISSIONS, libc::F_UNLCK)
 }
 
 /// A process that has a lock on a file.

@@ -7,6 +7,7 @@
 
 pub mod builtin;
 pub mod builtin_package;
+mod byte_lock;
 pub mod client;
 pub mod cml;
 pub mod control;

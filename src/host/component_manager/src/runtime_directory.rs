@@ -1,6 +1,6 @@
 //! Where the component manager of a user is found: a directory that only this user can enter, with a socket and a lock.
 
-use crate::image_lock;
+use crate::byte_lock;
 use fuchsia_zircon::Status;
 use nix::libc;
 use rustix::fd::OwnedFd;
@@ -102,8 +102,8 @@ impl RuntimeDirectory {
         let file = self.open_lock().map_err(|_| Status::IO)?;
         let byte = i64::from(thing);
         // Whoever can have it alone is the first. Then all share it.
-        let first = image_lock::set(&file, byte, 1, libc::F_WRLCK).is_ok();
-        image_lock::set(&file, byte, 1, libc::F_RDLCK)?;
+        let first = byte_lock::set(&file, byte, 1, libc::F_WRLCK).is_ok();
+        byte_lock::set(&file, byte, 1, libc::F_RDLCK)?;
         Ok((file, first))
     }
 

@@ -327,45 +327,24 @@ fn end(builder: &RealmBuilder, end: &fdecl::Ref) -> Option<Ref> {
 
 /// A capability in our terms, or `None` for one that is not complete, of another kind, or with wishes that no test here has.
 fn native(capability: &ftest::Capability) -> Option<Capability> {
-    let required = |availability: Option<fdecl::Availability>| {
-        matches!(availability, None | Some(fdecl::Availability::Required))
+    let (kind, name, renamed, path, availability, rights) = match capability {
+        ftest::Capability::Protocol(it) => {
+            (CapabilityType::Protocol, &it.name, &it.as_, &it.path, it.availability, None)
+        }
+        ftest::Capability::Directory(it) if it.subdir.is_none() => {
+            let rights = it.rights.map(|rights| Rights::from_bits_truncate(rights.bits()));
+            (CapabilityType::Directory, &it.name, &it.as_, &it.path, it.availability, rights)
+        }
+        ftest::Capability::Storage(it) => {
+            (CapabilityType::Storage, &it.name, &it.as_, &it.path, it.availability, None)
+        }
+        _ => return None,
     };
-    match capability {
-        ftest::Capability::Protocol(protocol)
-            if protocol.as_.is_none() && required(protocol.availability) =>
-        {
-            Some(Capability {
-                kind: CapabilityType::Protocol,
-                name: protocol.name.clone()?,
-                path: protocol.path.clone(),
-                rights: None,
-            })
-        }
-        ftest::Capability::Directory(directory)
-            if directory.as_.is_none()
-                && directory.subdir.is_none()
-                && required(directory.availability) =>
-        {
-            let rights = directory.rights.map(|rights| Rights::from_bits_truncate(rights.bits()));
-            Some(Capability {
-                kind: CapabilityType::Directory,
-                name: directory.name.clone()?,
-                path: directory.path.clone(),
-                rights,
-            })
-        }
-        ftest::Capability::Storage(storage)
-            if storage.as_.is_none() && required(storage.availability) =>
-        {
-            Some(Capability {
-                kind: CapabilityType::Storage,
-                name: storage.name.clone()?,
-                path: storage.path.clone(),
-                rights: None,
-            })
-        }
-        _ => None,
+    let is_required = matches!(availability, None | Some(fdecl::Availability::Required));
+    if renamed.is_some() || !is_required {
+        return None;
     }
+    Some(Capability { kind, name: name.clone()?, path: path.clone(), rights })
 }
 
 /// Opens a directory of this machine, to be read, written and executed: what a component's directory is in a package of the user's.

@@ -2,9 +2,11 @@ use crate::handle::impl_handle_based;
 use crate::{AsHandleRef, Handle, HandleDisposition, HandleInfo, Peered, Status, Time, ok, sys};
 use std::mem;
 
-/// What a buffer holds at first: most messages fit, so most reads are one call.
-const FIRST_BYTES: usize = 2048;
-const FIRST_HANDLES: usize = 8;
+/// Room for the bytes of any message. On Linux a message comes with a trailer of 16 bytes, for which there is room behind
+/// the largest one, so that it is received in place.
+const READ_BYTES: usize = sys::ZX_CHANNEL_MAX_MSG_BYTES as usize + 16;
+/// Room for the handles of any message.
+const READ_HANDLES: usize = sys::ZX_CHANNEL_MAX_MSG_HANDLES as usize;
 
 /// One end of a bidirectional message pipe: up to 64 KiB and 64 handles a message.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +76,7 @@ impl Channel {
         handles: &mut [HandleDisposition<'_>],
     ) -> Result<(), Status> {
         let (num_bytes, num_handles) = (len(bytes)?, len(handles)?);
-        let mut raw: Vec<_> = handles.iter_mut().map(HandleDisposition::take_raw).collect();
+        let mut raw = take_raw(handles);
         // SAFETY: both buffers are valid for their lengths.
         let status = unsafe {
             sys::zx_channel_write_etc(
@@ -92,7 +94,7 @@ impl Channel {
         ok(status)
     }
 
-    /// Reads a message into a buffer, which grows as needed.
+    /// Reads a message into a buffer, which gets room for the largest one.
     ///
     /// # Errors
     /// `SHOULD_WAIT` when there is none, `PEER_CLOSED` when there will be none.
@@ -107,10 +109,10 @@ impl Channel {
     /// As [`Channel::read`].
     pub fn read_split(&self, bytes: &mut Vec<u8>, handles: &mut Vec<Handle>) -> Result<(), Status> {
         let read = |b: *mut u8, h: *mut Handle, nb, nh, ab, ah| {
-            // SAFETY: `read_growing` passes spare capacity of these lengths; `Handle` is a transparent `zx_handle_t`.
+            // SAFETY: `read_whole` passes spare capacity of these lengths; `Handle` is a transparent `zx_handle_t`.
             unsafe { sys::zx_channel_read(self.raw_handle(), 0, b, h.cast(), nb, nh, ab, ah) }
         };
-        read_growing(bytes, handles, read)
+        read_whole(bytes, handles, read)
     }
 
     /// Reads a message with its handles' types and rights.
@@ -135,7 +137,7 @@ impl Channel {
             // SAFETY: as in `read_split`; `HandleInfo` has the layout of `zx_handle_info_t`.
             unsafe { sys::zx_channel_read_etc(self.raw_handle(), 0, b, h.cast(), nb, nh, ab, ah) }
         };
-        read_growing(bytes, handle_infos, read)
+        read_whole(bytes, handle_infos, read)
     }
 
     /// Writes a message and waits for the one with the same transaction id, which the kernel chooses.
@@ -150,18 +152,17 @@ impl Channel {
         buffer: &mut MessageBuf,
     ) -> Result<(), Status> {
         let (wr_num_bytes, wr_num_handles) = (len(bytes)?, len(handles)?);
-        buffer.clear();
-        buffer.bytes.reserve(sys::ZX_CHANNEL_MAX_MSG_BYTES as usize);
-        buffer.handles.reserve(sys::ZX_CHANNEL_MAX_MSG_HANDLES as usize);
+        let MessageBuf { bytes: rd_bytes, handles: rd_handles } = buffer;
+        make_room(rd_bytes, rd_handles);
         let args = sys::zx_channel_call_args_t {
             wr_bytes: bytes.as_ptr(),
             wr_handles: handles.as_ptr().cast(),
-            rd_bytes: buffer.bytes.as_mut_ptr(),
-            rd_handles: buffer.handles.as_mut_ptr().cast(),
+            rd_bytes: rd_bytes.as_mut_ptr(),
+            rd_handles: rd_handles.as_mut_ptr().cast(),
             wr_num_bytes,
             wr_num_handles,
-            rd_num_bytes: sys::ZX_CHANNEL_MAX_MSG_BYTES,
-            rd_num_handles: sys::ZX_CHANNEL_MAX_MSG_HANDLES,
+            rd_num_bytes: READ_BYTES as u32,
+            rd_num_handles: READ_HANDLES as u32,
         };
         let (mut actual_bytes, mut actual_handles) = (0, 0);
         // SAFETY: every buffer is valid for the length given with it.
@@ -179,10 +180,10 @@ impl Channel {
             mem::forget(mem::take(handle));
         }
         ok(status)?;
-        // SAFETY: the call has filled so many bytes and handles, which are at most what was reserved.
+        // SAFETY: the call has filled so many bytes and handles, which are at most what it was told of.
         unsafe {
-            buffer.bytes.set_len(actual_bytes as usize);
-            buffer.handles.set_len(actual_handles as usize);
+            rd_bytes.set_len(actual_bytes as usize);
+            rd_handles.set_len(actual_handles as usize);
         }
         Ok(())
     }
@@ -199,19 +200,18 @@ impl Channel {
         buffer: &mut MessageBufEtc,
     ) -> Result<(), Status> {
         let (wr_num_bytes, wr_num_handles) = (len(bytes)?, len(handles)?);
-        let mut raw: Vec<_> = handles.iter_mut().map(HandleDisposition::take_raw).collect();
-        buffer.clear();
-        buffer.bytes.reserve(sys::ZX_CHANNEL_MAX_MSG_BYTES as usize);
-        buffer.handle_infos.reserve(sys::ZX_CHANNEL_MAX_MSG_HANDLES as usize);
+        let mut raw = take_raw(handles);
+        let MessageBufEtc { bytes: rd_bytes, handle_infos } = buffer;
+        make_room(rd_bytes, handle_infos);
         let mut args = sys::zx_channel_call_etc_args_t {
             wr_bytes: bytes.as_ptr(),
             wr_handles: raw.as_mut_ptr(),
-            rd_bytes: buffer.bytes.as_mut_ptr(),
-            rd_handles: buffer.handle_infos.as_mut_ptr().cast(),
+            rd_bytes: rd_bytes.as_mut_ptr(),
+            rd_handles: handle_infos.as_mut_ptr().cast(),
             wr_num_bytes,
             wr_num_handles,
-            rd_num_bytes: sys::ZX_CHANNEL_MAX_MSG_BYTES,
-            rd_num_handles: sys::ZX_CHANNEL_MAX_MSG_HANDLES,
+            rd_num_bytes: READ_BYTES as u32,
+            rd_num_handles: READ_HANDLES as u32,
         };
         let (mut actual_bytes, mut actual_handles) = (0, 0);
         // SAFETY: every buffer is valid for the length given with it.
@@ -229,10 +229,10 @@ impl Channel {
             handle.result = Status::from_raw(raw.result);
         }
         ok(status)?;
-        // SAFETY: the call has filled so many bytes and handles, which are at most what was reserved.
+        // SAFETY: the call has filled so many bytes and handles, which are at most what it was told of.
         unsafe {
-            buffer.bytes.set_len(actual_bytes as usize);
-            buffer.handle_infos.set_len(actual_handles as usize);
+            rd_bytes.set_len(actual_bytes as usize);
+            handle_infos.set_len(actual_handles as usize);
         }
         Ok(())
     }
@@ -242,42 +242,46 @@ fn len<T>(slice: &[T]) -> Result<u32, Status> {
     u32::try_from(slice.len()).map_err(|_| Status::OUT_OF_RANGE)
 }
 
-/// Reads with what capacity there is, and once more with what the kernel says it takes.
-fn read_growing<H>(
-    bytes: &mut Vec<u8>,
-    handles: &mut Vec<H>,
-    read: impl Fn(*mut u8, *mut H, u32, u32, *mut u32, *mut u32) -> sys::zx_status_t,
-) -> Result<(), Status> {
+/// The dispositions of a message as the system call takes them. Most messages have none, which takes no work.
+fn take_raw(handles: &mut [HandleDisposition<'_>]) -> Vec<sys::zx_handle_disposition_t> {
+    if handles.is_empty() {
+        return Vec::new();
+    }
+    handles.iter_mut().map(HandleDisposition::take_raw).collect()
+}
+
+/// Empties the buffers of a message to be read; the new one fits whatever it is. What is reserved stays uninitialized.
+#[inline]
+fn make_room<H>(bytes: &mut Vec<u8>, handles: &mut Vec<H>) {
     bytes.clear();
     handles.clear();
-    bytes.reserve(FIRST_BYTES);
-    handles.reserve(FIRST_HANDLES);
-    loop {
-        let (mut actual_bytes, mut actual_handles) = (0, 0);
-        let status = read(
-            bytes.as_mut_ptr(),
-            handles.as_mut_ptr(),
-            u32::try_from(bytes.capacity()).unwrap_or(u32::MAX),
-            u32::try_from(handles.capacity()).unwrap_or(u32::MAX),
-            &raw mut actual_bytes,
-            &raw mut actual_handles,
-        );
-        match ok(status) {
-            Ok(()) => {
-                // SAFETY: the call has filled so many elements, which are at most the capacities it was given.
-                unsafe {
-                    bytes.set_len(actual_bytes as usize);
-                    handles.set_len(actual_handles as usize);
-                }
-                return Ok(());
-            }
-            Err(Status::BUFFER_TOO_SMALL) => {
-                bytes.reserve(actual_bytes as usize);
-                handles.reserve(actual_handles as usize);
-            }
-            Err(status) => return Err(status),
-        }
+    bytes.reserve(READ_BYTES);
+    handles.reserve(READ_HANDLES);
+}
+
+/// Reads a message into buffers that are made large enough for any.
+#[inline]
+fn read_whole<H>(
+    bytes: &mut Vec<u8>,
+    handles: &mut Vec<H>,
+    read: impl FnOnce(*mut u8, *mut H, u32, u32, *mut u32, *mut u32) -> sys::zx_status_t,
+) -> Result<(), Status> {
+    make_room(bytes, handles);
+    let (mut actual_bytes, mut actual_handles) = (0, 0);
+    ok(read(
+        bytes.as_mut_ptr(),
+        handles.as_mut_ptr(),
+        READ_BYTES as u32,
+        READ_HANDLES as u32,
+        &raw mut actual_bytes,
+        &raw mut actual_handles,
+    ))?;
+    // SAFETY: the call has filled so many elements, which are at most what it was told of.
+    unsafe {
+        bytes.set_len(actual_bytes as usize);
+        handles.set_len(actual_handles as usize);
     }
+    Ok(())
 }
 
 /// A message's bytes and handles, kept from read to read to save allocations.
@@ -418,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_message_grows_the_buffer() {
+    fn the_largest_message_fits_a_new_buffer() {
         let (left, right) = Channel::create();
         let bytes = vec![7; sys::ZX_CHANNEL_MAX_MSG_BYTES as usize];
         left.write(&bytes, &mut []).unwrap();
@@ -426,6 +430,7 @@ mod tests {
         let mut buffer = MessageBufEtc::new();
         right.read_etc(&mut buffer).unwrap();
         assert_eq!(buffer.bytes(), bytes);
+        assert!(buffer.split_mut().0.capacity() >= READ_BYTES);
     }
 
     #[test]

@@ -188,6 +188,18 @@ impl Object {
         object | self.local_signals.load(Ordering::SeqCst)
     }
 
+    /// As [`Object::signals_given`], for who takes it for granted that a readable channel has a message.
+    pub(crate) fn signals_settled(&self, revents: PollFlags) -> zx_signals_t {
+        match &self.kind {
+            Kind::Channel(channel)
+                if revents.contains(PollFlags::IN) && channel.take_announcement() =>
+            {
+                self.signals_given(channel.poll_again().unwrap_or(revents))
+            }
+            _ => self.signals_given(revents),
+        }
+    }
+
     /// The signals as they are now; complete for the bits in `interest`.
     pub(crate) fn signals(&self, interest: zx_signals_t) -> Result<zx_signals_t> {
         let mut first = PollFlags::empty();
@@ -200,7 +212,7 @@ impl Object {
                 first = fds[0].revents();
             }
         }
-        Ok(self.signals_given(first))
+        Ok(self.signals_settled(first))
     }
 
     /// Marks how often signals were asserted so far, for objects that count it.

@@ -28,6 +28,7 @@ pub(crate) const MAX_FDS: usize = 3;
 
 const CHANNEL_GATE: u32 = 1;
 const CHANNEL_BACKLOG: u32 = 2;
+const CHANNEL_HANDLES_FOLLOW: u32 = 4;
 
 /// A handle in a message.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -68,6 +69,9 @@ impl<'a> Export<'a> {
             Kind::Channel(channel) => {
                 fds.push(Fd::Borrowed(channel.fd()));
                 extra[0] = channel.local_user_signals().into();
+                if channel.handles_follow() {
+                    flags |= CHANNEL_HANDLES_FOLLOW;
+                }
                 for (flag, fd) in [
                     (CHANNEL_GATE, channel.gate_for_transfer()?),
                     (CHANNEL_BACKLOG, channel.backlog_for_transfer()?),
@@ -148,7 +152,9 @@ pub(crate) fn import(
             let fd = next()?;
             let gate = (flags & CHANNEL_GATE != 0).then(&mut next).transpose()?;
             let backlog = (flags & CHANNEL_BACKLOG != 0).then(&mut next).transpose()?;
-            Kind::Channel(Channel::from_transfer(fd, gate, backlog, extra[0] as zx_signals_t)?)
+            let (signals, handles) =
+                (extra[0] as zx_signals_t, flags & CHANNEL_HANDLES_FOLLOW != 0);
+            Kind::Channel(Channel::from_transfer(fd, gate, backlog, signals, handles)?)
         }
         ZX_OBJ_TYPE_EVENT => Kind::Event(Event::from_fds(next()?, next()?, None)),
         ZX_OBJ_TYPE_EVENTPAIR => {

@@ -122,7 +122,7 @@ fn wait_in_one_call(
     for (item, pending) in items.iter().zip(pending) {
         let polled = matches!(item.held.sources(item.signals)?, [Some(_), _]);
         let revents = if polled { revents.next() } else { None };
-        *pending = item.held.signals_given(revents.unwrap_or(PollFlags::empty()));
+        *pending = item.held.signals_settled(revents.unwrap_or(PollFlags::empty()));
         satisfied |= *pending & item.signals != 0;
     }
     Ok(match (satisfied, ready) {

@@ -4,8 +4,8 @@
 //! the readers. So a call is one send and one blocking receive, and any number of threads can call at once.
 
 use super::inbound::{Call, Delivered, Destination, Inbound, ReadError};
-use super::message::Incoming;
-use super::{CALLS, Channel, Outgoing};
+use super::receive::Incoming;
+use super::{Channel, Outgoing};
 use crate::handle_table::Held;
 use crate::object::{Object, lock};
 use crate::status::{CANCELED, PEER_CLOSED, Result, SHOULD_WAIT, TIMED_OUT};
@@ -38,7 +38,6 @@ impl Channel {
         let receiving = {
             let mut inbound = lock(&self.inbound);
             inbound.calls.push(Call { txid, reply: None });
-            self.flags.fetch_or(CALLS, Ordering::SeqCst);
             !std::mem::replace(&mut inbound.receiving, true)
         };
         let (mut inbound, result) = match self.write(this, message) {
@@ -50,7 +49,6 @@ impl Channel {
             }
         };
         inbound.calls.retain(|call| call.txid != txid);
-        self.calls_changed(&inbound);
         if !inbound.calls.is_empty() {
             // Someone else has to take over the socket.
             self.replied.notify_all();

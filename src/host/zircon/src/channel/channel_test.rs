@@ -1,6 +1,7 @@
 //! Channels within one process.
 
-use super::MAX_PENDING;
+use super::{MAX_PENDING, Outgoing};
+use crate::handle_table::get;
 use crate::testing::*;
 use crate::*;
 use fuchsia_zircon_types::*;
@@ -109,6 +110,47 @@ fn sixty_four_handles_of_every_kind_go_in_one_message() {
         assert_eq!(signals(peer) & ZX_CHANNEL_PEER_CLOSED, ZX_CHANNEL_PEER_CLOSED);
     }
     kept.into_iter().chain([a, b]).for_each(close);
+}
+
+#[test]
+fn an_announcement_of_handles_is_no_message() {
+    let (a, b) = channel();
+    let held = get(a).unwrap();
+    Outgoing::announcement().send(held.channel().unwrap()).unwrap();
+    assert_eq!(signals(b), ZX_CHANNEL_WRITABLE);
+    assert_eq!(read(b), Err(ZX_ERR_SHOULD_WAIT));
+    Outgoing::announcement().send(held.channel().unwrap()).unwrap();
+    write(a, b"bytes", &[event()]).unwrap();
+    let (bytes, handles) = read(b).unwrap();
+    assert_eq!((&bytes[..], handles.len()), (&b"bytes"[..], 1));
+    drop(held);
+    [a, b, handles[0]].into_iter().for_each(close);
+}
+
+#[test]
+fn an_endpoint_takes_along_that_handles_follow() {
+    let ((a, b), (c, d)) = (channel(), channel());
+    write(a, b"bytes", &[]).unwrap();
+    write(a, b"handle", &[event()]).unwrap();
+    assert_eq!(read(b).unwrap().1.len(), 0);
+    let first = read(b).unwrap().1;
+    write(c, b"", &[b]).unwrap();
+    let moved = read(d).unwrap().1[0];
+    write(a, b"another", &[event()]).unwrap();
+    let second = read(moved).unwrap().1;
+    assert_eq!(basic_info(second[0]).type_, ZX_OBJ_TYPE_EVENT);
+    [a, c, d, moved, first[0], second[0]].into_iter().for_each(close);
+}
+
+#[test]
+fn handles_that_were_not_announced_break_the_message_only() {
+    let (a, b) = channel();
+    get(a).unwrap().channel().unwrap().pretend_announced();
+    write(a, b"handle", &[event()]).unwrap();
+    write(a, b"bytes", &[]).unwrap();
+    assert_eq!(read(b), Err(ZX_ERR_IO_DATA_INTEGRITY));
+    assert_eq!(read(b).unwrap().0, b"bytes");
+    [a, b].into_iter().for_each(close);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Reading: straight from the socket, or from messages that were taken out of it before.
 
-use super::message::{Incoming, MAX_BYTES};
-use super::{CALLS, Channel, MAX_PENDING, STASH};
+use super::message::MAX_BYTES;
+use super::receive::Incoming;
+use super::{Channel, MAX_PENDING};
 use crate::handle_table::Held;
 use crate::object::lock;
 use crate::status::{PEER_CLOSED, Result, SHOULD_WAIT, Status};
@@ -104,36 +105,21 @@ impl Channel {
     ) -> std::result::Result<Delivered, ReadError> {
         let mut inbound = lock(&self.inbound);
         // Callers note themselves under this lock, so none begins while a message is taken out for a reader.
-        let fetched = if self.flags.load(Ordering::SeqCst) != 0 {
+        let fetched = if inbound.stash.is_empty() && inbound.calls.is_empty() {
+            self.receive_with(false, |bytes, handles| destination.deliver(bytes, handles))
+                .inspect_err(|status| self.note_drained(*status))?
+        } else {
             let message = self.read_stashed(&mut inbound)?;
             destination.deliver(&message.bytes, message.handles)
-        } else {
-            self.fetch(destination).inspect_err(|status| self.note_drained(*status))?
         };
         fetched.map_err(|message| {
             let error = ReadError::too_small(&message);
             if !may_discard {
                 inbound.stash.push_front(message);
-                self.flags.fetch_or(STASH, Ordering::SeqCst);
+                self.stashed.store(true, Ordering::SeqCst);
             }
             error
         })
-    }
-
-    /// The next message out of the socket, with nothing in its way; whole where it does not fit.
-    fn fetch(&self, destination: &Destination) -> Result<std::result::Result<Delivered, Incoming>> {
-        if destination.capacity < MAX_BYTES {
-            return self.receive_with(false, |bytes, handles| destination.deliver(bytes, handles));
-        }
-        // SAFETY: room for the largest message, by the check and the promise made to `Destination::new`.
-        let received = unsafe { self.receive_into(destination.bytes, false) }?;
-        let (length, handles) = (received.bytes, received.handles);
-        if handles.len() <= destination.handles {
-            return Ok(Ok(Delivered { bytes: length, handles }));
-        }
-        // SAFETY: `receive_into` filled this many bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(destination.bytes, length) }.to_vec();
-        Ok(Err(Incoming { bytes, handles }))
     }
 
     fn note_drained(&self, status: Status) {
@@ -146,12 +132,9 @@ impl Channel {
     fn read_stashed(&self, inbound: &mut Inbound) -> Result<Incoming> {
         if let Some(message) = inbound.stash.pop_front() {
             if inbound.stash.is_empty() {
-                self.flags.fetch_and(!STASH, Ordering::SeqCst);
+                self.stashed.store(false, Ordering::SeqCst);
             }
             return Ok(message);
-        }
-        if inbound.calls.is_empty() {
-            return self.receive(false);
         }
         // What is in the socket now is for the callers to sort.
         self.drains.fetch_add(1, Ordering::SeqCst);
@@ -164,16 +147,8 @@ impl Channel {
             return Err(PEER_CLOSED);
         }
         inbound.stash.push_back(message);
-        self.flags.fetch_or(STASH, Ordering::SeqCst);
+        self.stashed.store(true, Ordering::SeqCst);
         Ok(())
-    }
-
-    pub(super) fn calls_changed(&self, inbound: &Inbound) {
-        if inbound.calls.is_empty() {
-            self.flags.fetch_and(!CALLS, Ordering::SeqCst);
-        } else {
-            self.flags.fetch_or(CALLS, Ordering::SeqCst);
-        }
     }
 
     /// Moves stashed messages, and the events of user signals, into a socket for the process that the endpoint is sent to.
@@ -181,7 +156,7 @@ impl Channel {
         &self,
     ) -> std::result::Result<Option<rustix::fd::OwnedFd>, rustix::io::Errno> {
         let mut controls = self.controls_for_transfer().peekable();
-        if self.flags.load(Ordering::SeqCst) & STASH == 0 && controls.peek().is_none() {
+        if !self.stashed.load(Ordering::SeqCst) && controls.peek().is_none() {
             return Ok(None);
         }
         let inbound = lock(&self.inbound);

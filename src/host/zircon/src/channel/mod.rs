@@ -11,13 +11,15 @@ mod channel_test;
 mod inbound;
 mod message;
 mod outbound;
+mod receive;
 mod syscalls;
 mod user_signals;
 #[cfg(test)]
 mod user_signals_test;
 
-pub(crate) use message::{Incoming, Outgoing};
+pub(crate) use message::Outgoing;
 pub(crate) use outbound::all_flushed;
+pub(crate) use receive::Incoming;
 pub use syscalls::*;
 
 use crate::object::{Source, Sources, lock};
@@ -40,16 +42,15 @@ pub(crate) const MAX_PENDING: usize = 3500;
 /// How deep channels with messages taken out of their sockets may be nested in such messages.
 const MAX_BACKLOG_DEPTH: u32 = 8;
 
-/// A `zx_channel_call` is under way: only callers take messages out of the socket.
-const CALLS: u32 = 1;
-/// Messages that were taken out of the socket wait for a reader.
-const STASH: u32 = 2;
-
 /// One endpoint of a channel.
 pub(crate) struct Channel {
     fd: OwnedFd,
-    /// `CALLS` and `STASH`; zero lets a reader go straight to the socket.
-    flags: AtomicU32,
+    /// Whether messages that were taken out of the socket wait for a reader. Changes under the lock of `inbound`.
+    stashed: AtomicBool,
+    /// The peer said that its messages may have handles. Only who takes messages out of the socket looks.
+    handles_follow: AtomicBool,
+    /// The same was said to the peer.
+    announced: AtomicBool,
     /// How often a reader found nothing.
     drains: AtomicU32,
     inbound: Mutex<Inbound>,
@@ -67,11 +68,13 @@ impl Channel {
         Ok((Channel::from_fd(first), Channel::from_fd(second)))
     }
 
-    /// An endpoint over a connected sequenced-packet socket.
+    /// An endpoint over a connected sequenced-packet socket that nobody has taken a message out of.
     pub(crate) fn from_fd(fd: OwnedFd) -> Channel {
         Channel {
             fd,
-            flags: AtomicU32::new(0),
+            stashed: AtomicBool::new(false),
+            handles_follow: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             drains: AtomicU32::new(0),
             inbound: Mutex::default(),
             replied: Condvar::new(),
@@ -82,7 +85,8 @@ impl Channel {
     }
 
     /// An endpoint that another process sent: `gate` closes when that process has written what it had queued, `backlog`
-    /// holds messages that it had taken out of the socket, and `signals` are its user signals.
+    /// holds messages that it had taken out of the socket, `signals` are its user signals, and `handles_follow` is what its
+    /// peer said.
     ///
     /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` for backlogs within backlogs, deeper than any that comes about honestly.
     pub(crate) fn from_transfer(
@@ -90,8 +94,10 @@ impl Channel {
         gate: Option<OwnedFd>,
         backlog: Option<OwnedFd>,
         signals: zx_signals_t,
+        handles_follow: bool,
     ) -> Result<Channel> {
         let mut channel = Channel::from_fd(fd);
+        channel.handles_follow = handles_follow.into();
         channel.user = UserSignals::with_local(signals);
         if let Some(gate) = gate {
             lock(&channel.outbound).gate = Some(gate);
@@ -101,7 +107,7 @@ impl Channel {
             let stash = channel.drain_backlog(backlog)?;
             if !stash.is_empty() {
                 lock(&channel.inbound).stash = stash;
-                channel.flags.store(STASH, Ordering::SeqCst);
+                channel.stashed.store(true, Ordering::SeqCst);
             }
         }
         Ok(channel)
@@ -139,6 +145,16 @@ impl Channel {
         self.receive(true)
     }
 
+    /// What a process has to know to which the endpoint is sent.
+    pub(crate) fn handles_follow(&self) -> bool {
+        self.handles_follow.load(Ordering::SeqCst)
+    }
+
+    #[cfg(test)]
+    fn pretend_announced(&self) {
+        self.announced.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }
@@ -162,7 +178,7 @@ impl Channel {
         } else {
             revents.contains(PollFlags::IN)
         };
-        if readable || self.flags.load(Ordering::SeqCst) & STASH != 0 {
+        if readable || self.stashed.load(Ordering::SeqCst) {
             signals |= ZX_CHANNEL_READABLE;
         }
         signals | self.user_signals()

@@ -40,6 +40,7 @@ pub unsafe fn zx_channel_create(
 }
 
 /// The handles of a message; all are dealt with, even when one of them cannot go.
+#[cold]
 fn gather(count: usize, mut next: impl FnMut(usize) -> Result<Held>) -> Result<Vec<Held>> {
     let mut taken = Vec::with_capacity(count.min(64));
     let mut result = Ok(());
@@ -61,7 +62,10 @@ unsafe fn take_handles(
     handles: *const zx_handle_t,
     count: usize,
 ) -> Result<Vec<Held>> {
-    if handles.is_null() && count != 0 {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if handles.is_null() {
         return Err(INVALID_ARGS);
     }
     gather(count, |index| {
@@ -112,7 +116,10 @@ unsafe fn dispose_handles(
     handles: *mut zx_handle_disposition_t,
     count: usize,
 ) -> Result<Vec<Held>> {
-    if handles.is_null() && count != 0 {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if handles.is_null() {
         return Err(INVALID_ARGS);
     }
     gather(count, |index| {

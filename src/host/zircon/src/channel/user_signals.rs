@@ -10,8 +10,8 @@
 //! readers find it, until it has found the event or the end. What it watches is an epoll set, which has the socket in it as
 //! long as the event may come from there, and then the event.
 
-use super::message::Received;
-use super::{CALLS, Channel, MAX_PENDING, Outgoing};
+use super::receive::Incoming;
+use super::{Channel, MAX_PENDING, Outgoing};
 use crate::event::Event;
 use crate::handle_table::Held;
 use crate::object::{Kind, Object, Source, lock, poll_now};
@@ -24,16 +24,18 @@ use rustix::io::Errno;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// What a control message brings: the event of the receiver's own signals, or of its peer's.
+/// What a control message brings: the event of the receiver's own signals, or of its peer's; or word that messages with
+/// handles come from now on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {
     OwnSignals = 1,
     PeerSignals = 2,
+    HandlesFollow = 3,
 }
 
 impl Control {
     pub(super) fn from_wire(number: u32) -> Option<Control> {
-        [Control::OwnSignals, Control::PeerSignals]
+        [Control::OwnSignals, Control::PeerSignals, Control::HandlesFollow]
             .into_iter()
             .find(|control| *control as u32 == number)
     }
@@ -88,7 +90,11 @@ impl Channel {
     /// Takes in a control message.
     ///
     /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` if it is not what a control message is.
-    pub(super) fn adopt(&self, control: Control, message: Received) -> Result<()> {
+    pub(super) fn adopt(&self, control: Control, message: Incoming) -> Result<()> {
+        self.handles_follow.store(true, Ordering::SeqCst);
+        if control == Control::HandlesFollow {
+            return if message.handles.is_empty() { Ok(()) } else { Err(IO_DATA_INTEGRITY) };
+        }
         let [Held { object, .. }] =
             <[Held; 1]>::try_from(message.handles).map_err(|_| IO_DATA_INTEGRITY)?;
         if object.event().is_err() {
@@ -96,6 +102,7 @@ impl Channel {
         }
         let user = &self.user;
         match control {
+            Control::HandlesFollow => {}
             Control::PeerSignals => *lock(&user.peer) = Some(object),
             // Of two, the first stays: waiters may watch it.
             Control::OwnSignals => {
@@ -174,7 +181,7 @@ impl Channel {
         let mut inbound = lock(&self.inbound);
         let mut stashed = false;
         // While calls are under way the callers read, and take in what they find.
-        while self.flags.load(Ordering::SeqCst) & CALLS == 0
+        while inbound.calls.is_empty()
             && self.user.own.get().is_none()
             && inbound.stash.len() < MAX_PENDING
             && let Ok(message) = self.receive(false)

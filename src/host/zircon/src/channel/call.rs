@@ -4,7 +4,7 @@
 //! the readers. So a call is one send and one blocking receive, and any number of threads can call at once.
 
 use super::inbound::{Call, Delivered, Destination, Inbound, ReadError};
-use super::receive::Incoming;
+use super::receive::{Incoming, Packet};
 use super::{Channel, Outgoing};
 use crate::handle_table::Held;
 use crate::object::{Object, lock};
@@ -25,22 +25,28 @@ fn txid_of(bytes: &[u8]) -> Option<u32> {
 }
 
 impl Channel {
-    /// Sends `message` under a new transaction identifier and waits for the reply with the same one.
+    /// Sends a message of at least four bytes under a new transaction identifier and waits for the reply with the same one.
     pub(super) fn call(
         &self,
         this: &Arc<Object>,
-        message: Outgoing<'_>,
+        bytes: &[u8],
+        handles: Vec<Held>,
         destination: &Destination,
         deadline: zx_time_t,
     ) -> std::result::Result<Delivered, ReadError> {
         let txid = NEXT_TXID.fetch_add(1, Ordering::Relaxed) | KERNEL_TXID;
-        let message = message.with_txid(txid)?;
         let receiving = {
             let mut inbound = lock(&self.inbound);
             inbound.calls.push(Call { txid, reply: None });
             !std::mem::replace(&mut inbound.receiving, true)
         };
-        let (mut inbound, result) = match self.write(this, message) {
+        let first = Some(txid.to_ne_bytes());
+        let sent = if handles.is_empty() {
+            self.write_bytes(this, first, bytes)
+        } else {
+            self.write(this, Outgoing::new(bytes, handles).with_txid(first))
+        };
+        let (mut inbound, result) = match sent {
             Ok(()) => self.await_reply(this, txid, destination, deadline, receiving),
             Err(status) => {
                 let mut inbound = lock(&self.inbound);
@@ -48,7 +54,9 @@ impl Channel {
                 (inbound, Err(status.into()))
             }
         };
-        inbound.calls.retain(|call| call.txid != txid);
+        if let Some(index) = inbound.calls.iter().position(|call| call.txid == txid) {
+            inbound.calls.swap_remove(index);
+        }
         if !inbound.calls.is_empty() {
             // Someone else has to take over the socket.
             self.replied.notify_all();
@@ -70,15 +78,8 @@ impl Channel {
         deadline: zx_time_t,
         mut receiving: bool,
     ) -> (MutexGuard<'_, Inbound>, std::result::Result<Delivered, ReadError>) {
-        let take = |bytes: &[u8], handles| {
-            if txid_of(bytes) == Some(txid) {
-                Ok(destination.deliver_or_drop(bytes, handles))
-            } else {
-                Err(Incoming { bytes: bytes.to_vec(), handles })
-            }
-        };
         loop {
-            let received = receiving.then(|| self.receive_until(deadline, take));
+            let received = receiving.then(|| self.receive_until(deadline));
             let mut inbound = lock(&self.inbound);
             if receiving {
                 inbound.receiving = false;
@@ -87,8 +88,10 @@ impl Channel {
                 return (inbound, Err(CANCELED.into()));
             }
             match received {
-                Some(Ok(Ok(reply))) => return (inbound, reply),
-                Some(Ok(Err(message))) => match self.pass_on(&mut inbound, message) {
+                Some(Ok(reply)) if reply.with_bytes(txid_of) == Some(txid) => {
+                    return (inbound, destination.deliver_or_drop(reply));
+                }
+                Some(Ok(message)) => match self.pass_on(&mut inbound, message.into_incoming()) {
                     Ok(true) => {
                         drop(inbound);
                         this.notify();
@@ -101,7 +104,7 @@ impl Channel {
                 None => {}
             }
             if let Some(reply) = inbound.take_reply(txid) {
-                return (inbound, destination.deliver_or_drop(&reply.bytes, reply.handles));
+                return (inbound, destination.deliver_or_drop(Packet::Whole(Box::new(reply))));
             }
             receiving = !std::mem::replace(&mut inbound.receiving, true);
             if !receiving && let Err(status) = self.await_turn(inbound, deadline) {
@@ -134,20 +137,16 @@ impl Channel {
         Ok(())
     }
 
-    fn receive_until<R>(
-        &self,
-        deadline: zx_time_t,
-        take: impl Fn(&[u8], Vec<Held>) -> R,
-    ) -> Result<R> {
+    fn receive_until(&self, deadline: zx_time_t) -> Result<Packet> {
         if deadline == ZX_TIME_INFINITE {
-            match self.receive_with(true, &take) {
+            match self.receive(true) {
                 // Another process made the socket non-blocking.
                 Err(SHOULD_WAIT) => {}
                 other => return other,
             }
         }
         loop {
-            match self.receive_with(false, &take) {
+            match self.receive(false) {
                 Err(SHOULD_WAIT) => {}
                 other => return other,
             }

@@ -1,7 +1,7 @@
 //! Reading: straight from the socket, or from messages that were taken out of it before.
 
 use super::message::MAX_BYTES;
-use super::receive::Incoming;
+use super::receive::{Incoming, Packet};
 use super::{Channel, MAX_PENDING};
 use crate::handle_table::Held;
 use crate::object::lock;
@@ -30,7 +30,8 @@ pub(super) struct Call {
 /// The sizes and handles of a message that was read; its bytes are where the caller wanted them.
 pub(super) struct Delivered {
     pub(super) bytes: usize,
-    pub(super) handles: Vec<Held>,
+    /// None, or some.
+    pub(super) handles: Option<Box<[Held]>>,
 }
 
 /// Why a read gave nothing.
@@ -73,26 +74,34 @@ impl Destination {
     }
 
     /// Copies a message to its reader; gives it back, whole, where it does not fit.
-    fn deliver(
-        &self,
-        bytes: &[u8],
-        handles: Vec<Held>,
-    ) -> std::result::Result<Delivered, Incoming> {
-        if bytes.len() > self.capacity || handles.len() > self.handles {
-            return Err(Incoming { bytes: bytes.to_vec(), handles });
+    fn deliver(&self, packet: Packet) -> std::result::Result<Delivered, Incoming> {
+        let handles = match &packet {
+            Packet::Bytes(_) => 0,
+            Packet::Whole(message) => message.handles.len(),
+        };
+        let copied = packet.with_bytes(|bytes| {
+            if bytes.len() > self.capacity || handles > self.handles {
+                return None;
+            }
+            // SAFETY: there is room by the check, by the promise made to `new`; null has capacity 0.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes, bytes.len()) };
+            Some(bytes.len())
+        });
+        match (copied, packet) {
+            (None, packet) => Err(packet.into_incoming()),
+            (Some(bytes), Packet::Whole(message)) if handles > 0 => {
+                Ok(Delivered { bytes, handles: Some(message.handles.into_boxed_slice()) })
+            }
+            (Some(bytes), _) => Ok(Delivered { bytes, handles: None }),
         }
-        // SAFETY: there is room by the check, by the promise made to `new`; null has capacity 0.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes, bytes.len()) };
-        Ok(Delivered { bytes: bytes.len(), handles })
     }
 
     /// As [`Self::deliver`], for a reply: one that does not fit is lost, as on Zircon.
     pub(super) fn deliver_or_drop(
         &self,
-        bytes: &[u8],
-        handles: Vec<Held>,
+        packet: Packet,
     ) -> std::result::Result<Delivered, ReadError> {
-        self.deliver(bytes, handles).map_err(|message| ReadError::too_small(&message))
+        self.deliver(packet).map_err(|message| ReadError::too_small(&message))
     }
 }
 
@@ -106,13 +115,11 @@ impl Channel {
         let mut inbound = lock(&self.inbound);
         // Callers note themselves under this lock, so none begins while a message is taken out for a reader.
         let fetched = if inbound.stash.is_empty() && inbound.calls.is_empty() {
-            self.receive_with(false, |bytes, handles| destination.deliver(bytes, handles))
-                .inspect_err(|status| self.note_drained(*status))?
+            self.receive(false).inspect_err(|status| self.note_drained(*status))?
         } else {
-            let message = self.read_stashed(&mut inbound)?;
-            destination.deliver(&message.bytes, message.handles)
+            Packet::Whole(Box::new(self.read_stashed(&mut inbound)?))
         };
-        fetched.map_err(|message| {
+        destination.deliver(fetched).map_err(|message| {
             let error = ReadError::too_small(&message);
             if !may_discard {
                 inbound.stash.push_front(message);

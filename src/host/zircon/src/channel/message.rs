@@ -8,7 +8,7 @@ use super::Channel;
 use super::user_signals::Control;
 use crate::handle_table::Held;
 use crate::object::Object;
-use crate::status::{INVALID_ARGS, IO_DATA_INTEGRITY, OUT_OF_RANGE, Result};
+use crate::status::{IO_DATA_INTEGRITY, OUT_OF_RANGE, Result};
 use crate::transfer::{Descriptor, Export, MAX_FDS};
 use fuchsia_zircon_types::*;
 use rustix::fd::BorrowedFd;
@@ -68,13 +68,9 @@ impl<'a> Outgoing<'a> {
         Outgoing { control: Some(control), ..Outgoing::new(&[], handles) }
     }
 
-    /// The message with another transaction identifier, which is its first four bytes.
-    pub(super) fn with_txid(self, txid: u32) -> Result<Outgoing<'a>> {
-        let txid = txid.to_ne_bytes();
-        if self.bytes.len() < txid.len() {
-            return Err(INVALID_ARGS);
-        }
-        Ok(Outgoing { txid: Some(txid), ..self })
+    /// The message with another transaction identifier in place of its first four bytes, if there is one.
+    pub(super) fn with_txid(self, txid: Option<[u8; 4]>) -> Outgoing<'a> {
+        Outgoing { txid, ..self }
     }
 
     /// The message's bytes, in two parts.

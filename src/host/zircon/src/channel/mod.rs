@@ -27,6 +27,7 @@ use crate::status::{IO_DATA_INTEGRITY, Result};
 use fuchsia_zircon_types::*;
 use inbound::Inbound;
 use outbound::Outbound;
+use receive::Packet;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -127,7 +128,7 @@ impl Channel {
         let mut stash = VecDeque::new();
         while stash.len() < MAX_PENDING {
             match earlier.receive(false) {
-                Ok(message) => stash.push_back(message),
+                Ok(message) => stash.push_back(message.into_incoming()),
                 Err(_) => break,
             }
         }
@@ -142,7 +143,7 @@ impl Channel {
 
     /// Waits for the next message, with no regard to calls.
     pub(crate) fn receive_blocking(&self) -> Result<Incoming> {
-        self.receive(true)
+        self.receive(true).map(Packet::into_incoming)
     }
 
     /// What a process has to know to which the endpoint is sent.

@@ -38,6 +38,21 @@ enum Progress {
 }
 
 impl Channel {
+    /// As [`Channel::write`], for a message without handles. `txid` replaces its first bytes.
+    #[inline]
+    pub(super) fn write_bytes(
+        &self,
+        this: &Arc<Object>,
+        txid: Option<[u8; 4]>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        if !self.overflow.load(Ordering::SeqCst) && self.send_bytes(txid, bytes).is_ok() {
+            return Ok(());
+        }
+        // Tried once more, for its error or else to queue it.
+        self.write(this, Outgoing::new(bytes, Vec::new()).with_txid(txid))
+    }
+
     /// Writes a message, or queues it.
     pub(crate) fn write(&self, this: &Arc<Object>, message: Outgoing<'_>) -> Result<()> {
         if !self.overflow.load(Ordering::SeqCst) {

@@ -32,38 +32,59 @@ thread_local! {
 #[repr(C, align(8))]
 struct ControlIn([u8; CONTROL_OUT + 64]);
 
-impl Channel {
-    /// Takes the next message out of the socket.
-    pub(super) fn receive(&self, block: bool) -> Result<Incoming> {
-        self.receive_with(block, |bytes, handles| Incoming { bytes: bytes.to_vec(), handles })
+/// A message on its way from the socket to who wants it.
+pub(super) enum Packet {
+    /// So many bytes, which are in the thread's [`PACKET`] until it receives again.
+    Bytes(usize),
+    Whole(Box<Incoming>),
+}
+
+impl Packet {
+    /// The message's bytes. What is done with them must not receive.
+    #[inline]
+    pub(super) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Packet::Bytes(length) => PACKET.with(|cell| {
+                // SAFETY: the cell is this thread's, and nothing writes to it while `look` runs.
+                let packet = unsafe { &*cell.get() };
+                look(&packet[HEADER..][..*length])
+            }),
+            Packet::Whole(message) => look(&message.bytes),
+        }
     }
 
-    /// Takes the next message out of the socket and gives its bytes and handles to `take`, which must not receive anything
-    /// itself.
-    pub(super) fn receive_with<R>(
-        &self,
-        block: bool,
-        take: impl FnOnce(&[u8], Vec<Held>) -> R,
-    ) -> Result<R> {
-        PACKET.with(|cell| {
-            loop {
-                // SAFETY: the cell is this thread's, and this is the only reference to it: what is called does not receive.
-                let (total, fds) = self.next_packet(unsafe { &mut *cell.get() }, block)?;
-                // SAFETY: as above; `take` does not receive, and nothing else before the last use of this reference does.
-                let packet = unsafe { &(&*cell.get())[..total] };
-                if let Ok((header, bytes)) = Header::ref_from_prefix(packet)
-                    && header.is_plain(total)
-                    && fds.is_empty()
-                {
-                    return Ok(take(bytes, Vec::new()));
-                }
-                // Copied, since a message can hold a channel whose backlog is received while this one is.
-                let message = Packet::read(packet, fds)?;
-                if let Some(message) = self.open(message)? {
-                    return Ok(take(&message.bytes, message.handles));
-                }
+    /// The message, out of the way of others.
+    pub(super) fn into_incoming(self) -> Incoming {
+        match self {
+            Packet::Bytes(_) => {
+                Incoming { bytes: self.with_bytes(<[u8]>::to_vec), handles: Vec::new() }
             }
-        })
+            Packet::Whole(message) => *message,
+        }
+    }
+}
+
+impl Channel {
+    /// Takes the next message out of the socket, and control messages before it.
+    pub(super) fn receive(&self, block: bool) -> Result<Packet> {
+        loop {
+            let (total, fds) = PACKET.with(|cell| {
+                // SAFETY: the cell is this thread's, and this is the only reference to it: what is called does not receive.
+                self.next_packet(unsafe { &mut *cell.get() }, block)
+            })?;
+            let parts = PACKET.with(|cell| {
+                // SAFETY: as above.
+                let packet = unsafe { &(&*cell.get())[..total] };
+                match Header::ref_from_prefix(packet) {
+                    Ok((header, _)) if header.is_plain(total) && fds.is_empty() => Ok(None),
+                    _ => Parts::read(packet, fds).map(Some),
+                }
+            })?;
+            let Some(parts) = parts else { return Ok(Packet::Bytes(total - HEADER)) };
+            if let Some(message) = self.open(parts)? {
+                return Ok(Packet::Whole(Box::new(message)));
+            }
+        }
     }
 
     /// Takes the announcement of messages with handles out of the socket, if that is next. What waits for a message has to look
@@ -133,10 +154,10 @@ impl Channel {
 
     /// The message that a packet is; none where it was for the endpoint itself.
     #[cold]
-    fn open(&self, packet: Packet) -> Result<Option<Incoming>> {
+    fn open(&self, parts: Parts) -> Result<Option<Incoming>> {
         let message =
-            Incoming { bytes: packet.bytes, handles: import_all(&packet.descriptors, packet.fds)? };
-        match packet.control {
+            Incoming { bytes: parts.bytes, handles: import_all(&parts.descriptors, parts.fds)? };
+        match parts.control {
             0 => Ok(Some(message)),
             number => {
                 let control = Control::from_wire(number).ok_or(IO_DATA_INTEGRITY)?;
@@ -146,23 +167,24 @@ impl Channel {
     }
 }
 
-/// The parts of a packet that is more than bytes.
-struct Packet {
+/// The parts of a packet that is more than bytes. They are copies: a message can hold a channel whose backlog is received while
+/// this one is.
+struct Parts {
     bytes: Vec<u8>,
     descriptors: Vec<u8>,
     fds: Vec<OwnedFd>,
     control: u32,
 }
 
-impl Packet {
+impl Parts {
     /// Checks sizes. A packet that was cut off is longer than any can be, one that lost its file descriptors came too soon.
     #[cold]
-    fn read(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Packet> {
+    fn read(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Parts> {
         let (header, body) = Header::read_from_prefix(packet).map_err(|_| IO_DATA_INTEGRITY)?;
         let (length, _) = header.sizes(packet.len())?;
         let (bytes, descriptors) = body.split_at_checked(length).ok_or(IO_DATA_INTEGRITY)?;
         let (bytes, descriptors) = (bytes.to_vec(), descriptors.to_vec());
-        Ok(Packet { bytes, descriptors, fds, control: header.control })
+        Ok(Parts { bytes, descriptors, fds, control: header.control })
     }
 }
 

@@ -145,6 +145,9 @@ fn write(
         return Err(INVALID_ARGS);
     }
     check_sizes(bytes.len(), count as usize)?;
+    if count == 0 {
+        return channel.write_bytes(&held, None, bytes);
+    }
     channel.write(&held, Outgoing::new(bytes, handles?))
 }
 
@@ -192,8 +195,9 @@ pub unsafe fn zx_channel_write_etc(
 }
 
 /// Puts received objects into the handle table and tells about each; none stays when there is no room for all.
+#[cold]
 fn deliver_handles(
-    handles: Vec<Held>,
+    handles: Box<[Held]>,
     mut tell: impl FnMut(usize, zx_handle_info_t),
 ) -> Result<()> {
     let mut inserted = Vec::with_capacity(handles.len());
@@ -249,7 +253,9 @@ impl ReadBuffers {
         tell: impl FnMut(usize, zx_handle_info_t),
     ) -> Result<()> {
         let (bytes, handles) = match &read {
-            Ok(delivered) => (delivered.bytes, delivered.handles.len()),
+            Ok(delivered) => {
+                (delivered.bytes, delivered.handles.as_ref().map_or(0, |all| all.len()))
+            }
             Err(ReadError::TooSmall { bytes, handles }) => (*bytes, *handles),
             Err(ReadError::Status(status)) => return Err(*status),
         };
@@ -259,7 +265,8 @@ impl ReadBuffers {
             set_optional(self.actual_handles, handles as u32);
         }
         match read {
-            Ok(delivered) => deliver_handles(delivered.handles, tell),
+            Ok(Delivered { handles: None, .. }) => Ok(()),
+            Ok(Delivered { handles: Some(handles), .. }) => deliver_handles(handles, tell),
             Err(_) => Err(BUFFER_TOO_SMALL),
         }
     }
@@ -362,11 +369,11 @@ impl Call<'_> {
             return Err(INVALID_ARGS);
         }
         check_sizes(bytes.len(), self.handles.as_ref().map_or(0, Vec::len))?;
-        let message = Outgoing::new(bytes, self.handles?);
+        let handles = self.handles?;
         // SAFETY: the caller's promise.
         unsafe {
             let destination = buffers.destination()?;
-            buffers.report(channel.call(&held, message, &destination, self.deadline), tell)
+            buffers.report(channel.call(&held, bytes, handles, &destination, self.deadline), tell)
         }
     }
 }

@@ -186,7 +186,7 @@ impl Channel {
             && inbound.stash.len() < MAX_PENDING
             && let Ok(message) = self.receive(false)
         {
-            stashed |= self.stash(&mut inbound, message).is_ok();
+            stashed |= self.stash(&mut inbound, message.into_incoming()).is_ok();
         }
         stashed
     }

@@ -6,7 +6,7 @@ use crate::status::{ACCESS_DENIED, BAD_HANDLE, INVALID_ARGS, NO_RESOURCES, Resul
 use fuchsia_zircon_types::*;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::ops::Deref;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The most handles a process can have, as on Zircon.
@@ -46,6 +46,8 @@ struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
+
+static EPOCH: AtomicU64 = AtomicU64::new(0);
 
 static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::new() });
 
@@ -90,6 +92,7 @@ impl Table {
 
     fn take(&mut self, handle: zx_handle_t) -> Option<Held> {
         let index = self.slot(handle)?;
+        EPOCH.fetch_add(1, Ordering::SeqCst);
         let slot = &mut self.slots[index];
         slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(index as u32);
@@ -134,6 +137,11 @@ pub(crate) fn insert_peers(first: Kind, second: Kind, rights: zx_rights_t) -> Re
 pub(crate) fn get(handle: zx_handle_t) -> Result<Held> {
     let table = read();
     table.slot(handle).and_then(|index| table.slots[index].held.clone()).ok_or(BAD_HANDLE)
+}
+
+/// How often a handle was taken out of the table: as long as this is the same, a valid handle is still valid.
+pub(crate) fn epoch() -> u64 {
+    EPOCH.load(Ordering::SeqCst)
 }
 
 /// Whether the handle is in use.

@@ -63,9 +63,6 @@ pub mod linux;
 mod object;
 mod pair_signals;
 mod port;
-mod port_sharing;
-#[cfg(test)]
-mod port_test;
 mod resource;
 mod rights;
 mod shared_signals;

@@ -4,7 +4,7 @@ use crate::channel::Channel;
 use crate::event::{Event, Snapshot};
 use crate::fifo::Fifo;
 use crate::guest::{Guest, Vcpu};
-use crate::port::Port;
+use crate::port::{Number, Port};
 use crate::resource::Resource;
 use crate::socket::Socket;
 use crate::status::{Result, WRONG_TYPE};
@@ -16,7 +16,7 @@ use fuchsia_zircon_types::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::time::Timespec;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What an object is.
@@ -50,7 +50,7 @@ pub(crate) type Sources<'a> = [Option<Source<'a>>; 2];
 
 /// Someone in this process who has to look again when signals change that no descriptor tells about.
 pub(crate) enum Waiter {
-    Port { port: Weak<Object>, registration: u32 },
+    Port { port: Weak<Object>, registration: Number },
     Thread { wake: Arc<OwnedFd> },
 }
 
@@ -67,6 +67,8 @@ pub(crate) struct Object {
     local_signals: AtomicU32,
     has_waiters: AtomicBool,
     waiters: Mutex<Vec<Waiter>>,
+    /// The object's number in the port that last looked for it there; for ports to check.
+    pub(crate) registration: AtomicU64,
 }
 
 /// Locks, also after a panic of another holder: every critical section here leaves its data valid.
@@ -103,6 +105,7 @@ impl Object {
             local_signals: AtomicU32::new(0),
             has_waiters: AtomicBool::new(false),
             waiters: Mutex::new(Vec::new()),
+            registration: AtomicU64::new(0),
         })
     }
 

@@ -3,22 +3,26 @@
 //! A packet of an asynchronous wait is made when a thread asks for one: `zx_port_wait` takes from the queue or else makes
 //! one `epoll_wait` call. An object has one registration per port, which carries all waits made on it.
 
-use crate::event::Snapshot;
+#[cfg(test)]
+mod port_test;
+mod registration;
+mod sharing;
+mod syscalls;
+
+pub(crate) use registration::Number;
+pub(crate) use sharing::Sharing;
+pub use syscalls::*;
+
 use crate::guest::BellSource;
-use crate::handle_table::{Held, get, insert};
 use crate::object::{Kind, Object, Source, Waiter, lock, ring};
-use crate::port_sharing::Sharing;
-use crate::rights;
-use crate::status::{
-    CANCELED, INVALID_ARGS, NO_RESOURCES, NOT_FOUND, Result, SHOULD_WAIT, TIMED_OUT, answer, out,
-};
+use crate::status::{CANCELED, NO_RESOURCES, NOT_FOUND, Result, SHOULD_WAIT, TIMED_OUT};
 use crate::system::{now, until};
 use fuchsia_zircon_types::*;
+use registration::{Arm, Observer, Registration, Registrations};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,95 +33,17 @@ const BATCH: usize = 16;
 const WAKE: u64 = u64::MAX;
 const BELL: u64 = 1 << 63;
 
-/// How a source is in the epoll set.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Arm {
-    Absent,
-    /// Reports once; then it must be armed again.
-    Once(PollFlags),
-    /// Fired, or not wanted now.
-    Disarmed,
-    /// Reports each arrival.
-    Edge(PollFlags),
-    /// Reports for as long as there is something to report, without being armed again.
-    Level(PollFlags),
-}
-
-/// One `zx_object_wait_async`.
-struct Observer {
-    handle: zx_handle_t,
-    key: u64,
-    signals: zx_signals_t,
-    timestamp: bool,
-    snapshot: Option<Snapshot>,
-    edge: Option<Edge>,
-}
-
-/// What an edge-triggered wait must not report.
-struct Edge {
-    /// Signals of the wait that are active and have been since it last looked.
-    active: zx_signals_t,
-    /// How often the object was seen empty or full; see [`Object::drains`].
-    drains: u32,
-}
-
-struct Registration {
-    object: std::sync::Weak<Object>,
-    arms: [Arm; 2],
-    observers: Vec<Observer>,
-}
-
-impl Registration {
-    fn is_observed(&self) -> bool {
-        !self.observers.is_empty()
-    }
-}
-
 struct Queued {
     packet: zx_port_packet_t,
     /// The handle whose wait made the packet, for `zx_port_cancel`; 0 for other packets.
     source: zx_handle_t,
 }
 
-/// A map whose keys are numbers of ours, which nobody chooses to collide.
-type Numbered<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
-
-/// Spreads a number over all bits, by multiplication with the golden ratio.
-#[derive(Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The product's high bits depend on all of the number, its low bits do not.
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
 #[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
     user_packets: usize,
-    /// Numbers are never used again, so a late event of a removed registration finds nothing.
-    registrations: Numbered<u32, Registration>,
-    by_object: Numbered<usize, u32>,
-    next_registration: u32,
+    registrations: Registrations,
     bells: HashMap<u32, BellSource>,
     next_bell: u32,
     /// Threads that are in `epoll_wait` or on the way to it.
@@ -139,7 +65,7 @@ pub(crate) struct Port {
     wake: OwnedFd,
     state: Mutex<State>,
     /// Registrations to look at again.
-    later: Mutex<Vec<u32>>,
+    later: Mutex<Vec<Number>>,
     /// Where the packets are once the port was sent, or if it came from another process.
     sharing: OnceLock<Sharing>,
 }
@@ -166,22 +92,39 @@ impl State {
         }
     }
 
-    /// The registration of the object at `address`, if it watches for messages already and a wait for them is all that it lacks.
+    /// The registration of an object, if it watches for messages already and a wait for them is all that it lacks.
     fn watching(
         &mut self,
-        address: usize,
         object: &Object,
         observer: &Observer,
-    ) -> Option<(u32, &mut Registration)> {
+    ) -> Option<(Number, &mut Registration)> {
         const MESSAGES: zx_signals_t = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
-        let number = *self.by_object.get(&address)?;
-        let registration = self.registrations.get_mut(&number)?;
+        let number = self.registrations.number_of(object)?;
+        let registration = self.registrations.get_mut(number)?;
         let watching = registration.arms == [Arm::Level(PollFlags::IN), Arm::Absent]
             && observer.signals & !MESSAGES == 0
             && observer.edge.is_none()
             && !self.crowded
             && object.signals_given(PollFlags::empty()) & observer.signals == 0;
         watching.then_some((number, registration))
+    }
+
+    /// The packet of what epoll reported, where that is what it mostly is: a message on a channel, for the one wait for it, with
+    /// nothing else to do. As [`Port::dispatch`] otherwise.
+    fn sole_packet(&mut self, data: u64, flags: EventFlags) -> Option<zx_port_packet_t> {
+        if data & (BELL | 1) != 0 || !self.queue.is_empty() {
+            return None;
+        }
+        let registration = self.registrations.get_mut(data >> 1)?;
+        let [observer] = registration.observers.as_mut_slice() else { return None };
+        if !matches!(registration.arms[0], Arm::Level(_)) {
+            return None;
+        }
+        let object = registration.object.upgrade()?;
+        let signals = object.signals_given(PollFlags::from_bits_retain(flags.bits() as u16));
+        let packet = observer.satisfied(&object, signals)?;
+        registration.observers.clear();
+        Some(packet)
     }
 
     /// The next packet. Passes the wake-up on when there is another one and another thread for it.
@@ -320,6 +263,11 @@ impl Port {
             state.left(alarms);
             let expired = match ready {
                 Ok((events, _)) => {
+                    if let [event] = &*events
+                        && let Some(packet) = state.sole_packet(event.data.u64(), event.flags)
+                    {
+                        return Ok(packet);
+                    }
                     for event in &*events {
                         self.dispatch(&mut state, event.data.u64(), event.flags);
                     }
@@ -351,8 +299,8 @@ impl Port {
             bell.take(|packet| queue.push_back(Queued { packet, source: ZX_HANDLE_INVALID }));
             return;
         }
-        let (number, index) = ((data >> 1) as u32, (data & 1) as usize);
-        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        let (number, index) = (data >> 1, (data & 1) as usize);
+        let Some(registration) = state.registrations.get_mut(number) else { return };
         if let Arm::Once(_) = registration.arms[index] {
             registration.arms[index] = Arm::Disarmed;
         }
@@ -361,7 +309,7 @@ impl Port {
         object.observe(index, revents);
         let signals = object.signals_given(if index == 0 { revents } else { PollFlags::empty() });
         let satisfied = self.deliver(state, number, &object, signals);
-        let observed = state.registrations.get(&number).is_some_and(Registration::is_observed);
+        let observed = state.registrations.get(number).is_some_and(Registration::is_observed);
         match (satisfied, observed) {
             (true, false) => {}
             (false, false) => self.silence(state, number, &object),
@@ -373,8 +321,8 @@ impl Port {
     }
 
     /// Has the sources of a registration without a wait report no more.
-    fn silence(&self, state: &mut State, number: u32, object: &Arc<Object>) {
-        let Some(registration) = state.registrations.get_mut(&number) else { return };
+    fn silence(&self, state: &mut State, number: Number, object: &Arc<Object>) {
+        let Some(registration) = state.registrations.get_mut(number) else { return };
         let Ok(sources) = object.sources(ZX_OBJECT_SIGNAL_ALL) else { return };
         for (index, source) in sources.iter().enumerate() {
             if let (Some(source), Arm::Level(_)) = (source, registration.arms[index]) {
@@ -391,12 +339,12 @@ impl Port {
     fn deliver(
         &self,
         state: &mut State,
-        number: u32,
+        number: Number,
         object: &Arc<Object>,
         signals: zx_signals_t,
     ) -> bool {
         let State { registrations, queue, sleepers, .. } = state;
-        let Some(registration) = registrations.get_mut(&number) else { return false };
+        let Some(registration) = registrations.get_mut(number) else { return false };
         let before = queue.len();
         registration.observers.retain_mut(|observer| match observer.satisfied(object, signals) {
             Some(packet) => {
@@ -414,10 +362,10 @@ impl Port {
 
     /// Puts the sources that the waits of a registration need into the epoll set.
     /// Whether that worked; epoll knows nothing of regular files, for one.
-    fn arm(&self, state: &mut State, number: u32, object: &Arc<Object>, patient: bool) -> bool {
+    fn arm(&self, state: &mut State, number: Number, object: &Arc<Object>, patient: bool) -> bool {
         // A channel is read until its messages have been seen, so that its next wait needs no call.
         let level = matches!(object.kind, Kind::Channel(_)) && !state.crowded;
-        let Some(registration) = state.registrations.get_mut(&number) else { return false };
+        let Some(registration) = state.registrations.get_mut(number) else { return false };
         let interest =
             registration.observers.iter().fold(0, |all, observer| all | observer.signals);
         if interest == 0 {
@@ -451,7 +399,7 @@ impl Port {
         source: &Source<'_>,
         arm: Arm,
         absent: bool,
-        number: u32,
+        number: Number,
         index: usize,
     ) -> Result<()> {
         let flags = match arm {
@@ -460,7 +408,7 @@ impl Port {
             Arm::Level(events) => epoll_flags(events, EventFlags::empty()),
             Arm::Absent | Arm::Disarmed => return Ok(()),
         };
-        let data = EventData::new_u64(u64::from(number) << 1 | index as u64);
+        let data = EventData::new_u64(number << 1 | index as u64);
         if absent {
             epoll::add(&self.epoll, source.fd, data, flags)?;
         } else {
@@ -470,12 +418,12 @@ impl Port {
     }
 
     /// Looks at an object again because something changed that no descriptor tells about.
-    pub(crate) fn evaluate(&self, number: u32) {
+    pub(crate) fn evaluate(&self, number: Number) {
         self.evaluate_in(&mut lock(&self.state), number);
     }
 
     /// As [`Port::evaluate`], when a thread next waits for a packet.
-    pub(crate) fn evaluate_later(&self, number: u32) {
+    pub(crate) fn evaluate_later(&self, number: Number) {
         let mut later = lock(&self.later);
         if !later.contains(&number) {
             later.push(number);
@@ -483,8 +431,8 @@ impl Port {
         }
     }
 
-    fn evaluate_in(&self, state: &mut State, number: u32) {
-        let Some(registration) = state.registrations.get(&number) else { return };
+    fn evaluate_in(&self, state: &mut State, number: Number) {
+        let Some(registration) = state.registrations.get(number) else { return };
         let interest =
             registration.observers.iter().fold(0, |all, observer| all | observer.signals);
         let Some(object) = registration.object.upgrade() else { return };
@@ -495,38 +443,34 @@ impl Port {
         }
     }
 
-    /// `zx_object_wait_async`, after the checks. `this` is the object of this port.
-    fn observe(&self, this: &Arc<Object>, object: &Arc<Object>, observer: Observer) -> Result<()> {
+    /// `zx_object_wait_async`, after the checks. `this` is the object of this port, `epoch` that of the handle table when the
+    /// observer's handle was valid.
+    fn observe(
+        &self,
+        this: &Arc<Object>,
+        object: &Arc<Object>,
+        epoch: u64,
+        observer: Observer,
+    ) -> Result<()> {
         let mut state = lock(&self.state);
-        let address = Arc::as_ptr(object) as usize;
         let handle = observer.handle;
         if self.sharing.get().is_none()
-            && let Some((number, registration)) = state.watching(address, object, &observer)
+            && let Some((number, registration)) = state.watching(object, &observer)
         {
             registration.observers.push(observer);
             drop(state);
-            self.check_handle(handle, object, number);
+            self.check_handle(handle, epoch, object, number);
             return Ok(());
         }
-        let number = match state.by_object.get(&address) {
-            Some(&number) => number,
-            None => {
-                let number = state.next_registration;
-                state.next_registration = number.wrapping_add(1);
-                let weak = Arc::downgrade(object);
-                let registration =
-                    Registration { object: weak, arms: [Arm::Absent; 2], observers: Vec::new() };
-                state.registrations.insert(number, registration);
-                state.by_object.insert(address, number);
-                object
-                    .add_waiter(Waiter::Port { port: Arc::downgrade(this), registration: number });
-                number
-            }
-        };
+        let number = state.registrations.number_of(object).unwrap_or_else(|| {
+            let number = state.registrations.insert(object);
+            object.add_waiter(Waiter::Port { port: Arc::downgrade(this), registration: number });
+            number
+        });
         // Descriptors report what is ready already when they are armed; this is for signals without a descriptor,
         // and for those that an edge-triggered source has reported before.
         let (signals, edge) = (observer.signals, observer.edge.is_some());
-        let Some(registration) = state.registrations.get_mut(&number) else { return Err(CANCELED) };
+        let Some(registration) = state.registrations.get_mut(number) else { return Err(CANCELED) };
         registration.observers.push(observer);
         if matches!(registration.arms[0], Arm::Edge(_))
             && !edge
@@ -548,12 +492,15 @@ impl Port {
             self.deliver(&mut state, number, object, current);
         }
         drop(state);
-        self.check_handle(handle, object, number);
+        self.check_handle(handle, epoch, object, number);
         Ok(())
     }
 
     /// Ends a wait that was made through a handle while that was closed, as nobody else will.
-    fn check_handle(&self, handle: zx_handle_t, object: &Object, number: u32) {
+    fn check_handle(&self, handle: zx_handle_t, epoch: u64, object: &Object, number: Number) {
+        if crate::handle_table::epoch() == epoch {
+            return;
+        }
         if !crate::handle_table::is_valid(handle) {
             self.handle_closed(object, number, handle, object.handles.load(Ordering::SeqCst) == 0);
         }
@@ -563,12 +510,12 @@ impl Port {
     pub(crate) fn handle_closed(
         &self,
         object: &Object,
-        number: u32,
+        number: Number,
         handle: zx_handle_t,
         last: bool,
     ) {
         let mut state = lock(&self.state);
-        let Some(registration) = state.registrations.get_mut(&number) else { return };
+        let Some(registration) = state.registrations.get_mut(number) else { return };
         registration.observers.retain(|observer| observer.handle != handle);
         if !last {
             return;
@@ -583,8 +530,7 @@ impl Port {
                 }
             }
         }
-        state.registrations.remove(&number);
-        state.by_object.remove(&(std::ptr::from_ref(object) as usize));
+        state.registrations.remove(number);
     }
 
     /// `zx_port_cancel`: removes waits and packets of this handle and key.
@@ -593,8 +539,8 @@ impl Port {
         let before = state.queue.len();
         state.queue.retain(|queued| queued.source != source || queued.packet.key != key);
         let mut found = state.queue.len() != before;
-        let number = state.by_object.get(&(Arc::as_ptr(object) as usize)).copied();
-        if let Some(registration) = number.and_then(|number| state.registrations.get_mut(&number)) {
+        let number = state.registrations.number_of(object);
+        if let Some(registration) = number.and_then(|number| state.registrations.get_mut(number)) {
             let before = registration.observers.len();
             registration
                 .observers
@@ -635,147 +581,4 @@ impl Port {
             sharing.close();
         }
     }
-}
-
-impl Observer {
-    /// The packet of this wait if `signals`, or what was asserted since it began, satisfy it.
-    fn satisfied(&mut self, object: &Object, signals: zx_signals_t) -> Option<zx_port_packet_t> {
-        let risen = object.asserted_since(self.snapshot.as_ref());
-        let mut observed = signals | risen;
-        if let Some(edge) = &mut self.edge {
-            if self.snapshot.is_some() {
-                observed = risen | (signals & ZX_EVENTPAIR_PEER_CLOSED & !edge.active);
-            } else {
-                let drains = object.drains();
-                let drained = drains != edge.drains;
-                let active = std::mem::replace(&mut edge.active, signals & self.signals);
-                edge.drains = drains;
-                if !drained {
-                    observed &= !active;
-                }
-            }
-        }
-        (observed & self.signals != 0)
-            .then(|| signal_packet(self.key, self.signals, observed, self.timestamp))
-    }
-}
-
-/// A `ZX_PKT_TYPE_SIGNAL_ONE` packet.
-fn signal_packet(
-    key: u64,
-    trigger: zx_signals_t,
-    observed: zx_signals_t,
-    timestamp: bool,
-) -> zx_port_packet_t {
-    let mut union = [0; 32];
-    union[0..4].copy_from_slice(&trigger.to_ne_bytes());
-    union[4..8].copy_from_slice(&observed.to_ne_bytes());
-    union[8..16].copy_from_slice(&1_u64.to_ne_bytes());
-    let time = if timestamp { now() } else { 0 };
-    union[16..24].copy_from_slice(&time.to_ne_bytes());
-    zx_port_packet_t {
-        key,
-        packet_type: zx_packet_type_t::ZX_PKT_TYPE_SIGNAL_ONE,
-        status: ZX_OK,
-        union,
-    }
-}
-
-/// `zx_object_wait_async` with its checks.
-pub(crate) fn wait_async(
-    handle: zx_handle_t,
-    port: zx_handle_t,
-    key: u64,
-    signals: zx_signals_t,
-    options: u32,
-) -> Result<()> {
-    if options & !(ZX_WAIT_ASYNC_TIMESTAMP | ZX_WAIT_ASYNC_EDGE) != 0 {
-        return Err(INVALID_ARGS);
-    }
-    let held = get(handle)?;
-    let port_held: Held = get(port)?;
-    let port = port_held.port()?;
-    held.require(ZX_RIGHT_WAIT)?;
-    port_held.require(ZX_RIGHT_WRITE)?;
-    let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
-        None
-    } else {
-        Some(Edge { active: held.signals(signals)? & signals, drains: held.drains() })
-    };
-    let snapshot = held.snapshot()?;
-    let timestamp = options & ZX_WAIT_ASYNC_TIMESTAMP != 0;
-    port.observe(&port_held, &held, Observer { handle, key, signals, timestamp, snapshot, edge })
-}
-
-/// See the Zircon documentation of `zx_port_create`. Asynchronous waits and bells belong to the process that made them: they
-/// end when that has closed, or sent away, its last handle to the port. A port that was sent has room for some hundreds of
-/// packets, and `zx_port_cancel` does not find what is on its way to the other processes.
-///
-/// # Safety
-/// `out_handle` is null or valid for writing.
-pub unsafe fn zx_port_create(options: u32, out_handle: *mut zx_handle_t) -> zx_status_t {
-    answer((|| {
-        // SAFETY: the caller's promise.
-        let out_handle = unsafe { out(out_handle)? };
-        if options & !1 != 0 {
-            return Err(INVALID_ARGS);
-        }
-        out_handle.set(insert(Object::new(Kind::Port(Port::new()?)), rights::PORT)?);
-        Ok(())
-    })())
-}
-
-/// See the Zircon documentation of `zx_port_queue`.
-///
-/// # Safety
-/// `packet` is null or valid for reading a packet.
-pub unsafe fn zx_port_queue(handle: zx_handle_t, packet: *const zx_port_packet_t) -> zx_status_t {
-    answer((|| {
-        if packet.is_null() {
-            return Err(INVALID_ARGS);
-        }
-        // SAFETY: the caller's promise. The type field is an enum in the caller's memory, valid as such.
-        let packet = unsafe { packet.read() };
-        let held = get(handle)?;
-        let port = held.port()?;
-        held.require(ZX_RIGHT_WRITE)?;
-        port.queue(zx_port_packet_t { packet_type: zx_packet_type_t::ZX_PKT_TYPE_USER, ..packet })
-    })())
-}
-
-/// See the Zircon documentation of `zx_port_wait`.
-///
-/// # Safety
-/// `packet` is null or valid for writing a packet.
-pub unsafe fn zx_port_wait(
-    handle: zx_handle_t,
-    deadline: zx_time_t,
-    packet: *mut zx_port_packet_t,
-) -> zx_status_t {
-    answer((|| {
-        let held = get(handle)?;
-        let port = held.port()?;
-        held.require(ZX_RIGHT_READ)?;
-        let received = port.wait(deadline)?;
-        if !packet.is_null() {
-            // SAFETY: not null, so valid for writing by the caller's promise.
-            unsafe { packet.write(received) };
-        }
-        Ok(())
-    })())
-}
-
-/// See the Zircon documentation of `zx_port_cancel`.
-///
-/// # Safety
-/// Always safe; unsafe to have the vDSO's signature.
-pub unsafe fn zx_port_cancel(handle: zx_handle_t, source: zx_handle_t, key: u64) -> zx_status_t {
-    answer((|| {
-        let port_held = get(handle)?;
-        let port = port_held.port()?;
-        port_held.require(ZX_RIGHT_WRITE)?;
-        let held = get(source)?;
-        held.require(ZX_RIGHT_WAIT)?;
-        port.cancel(source, &held, key)
-    })())
 }

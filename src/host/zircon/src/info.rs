@@ -64,6 +64,7 @@ unsafe fn get_info(handle: zx_handle_t, topic: u32, query: &Query) -> Result<()>
             ZX_INFO_JOB => query.answer(held.job()?.info()),
             ZX_INFO_SOCKET => query.answer(held.socket()?.info()),
             ZX_INFO_VMO => query.answer(vmo_info(&held)?),
+            ZX_INFO_VMAR => query.answer(held.vmar()?.info()),
             ZX_INFO_RESOURCE => query.answer(held.resource()?.info()),
             _ => Err(NOT_SUPPORTED),
         }
@@ -89,7 +90,7 @@ fn vmo_info(held: &Held) -> Result<zx_info_vmo_t> {
 }
 
 /// See the Zircon documentation of `zx_object_get_info`. Topics: HANDLE_VALID, HANDLE_BASIC, HANDLE_COUNT (handles of this
-/// process), PROCESS, JOB, SOCKET, VMO, RESOURCE; others are not supported.
+/// process), PROCESS, JOB, SOCKET, VMO, VMAR, RESOURCE; others are not supported.
 ///
 /// # Safety
 /// `buffer` is valid for writing `buffer_size` bytes; `actual` and `avail` are null or valid for writing.

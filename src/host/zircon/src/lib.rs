@@ -17,12 +17,12 @@
 //! | event, eventpair | shared memory and an eventfd | levels, edges and pulses as on Zircon, across processes |
 //! | FIFO | shared memory and an eventfd | reading and writing are no system calls, unless someone may wait |
 //! | VMO | sealed memfd | |
-//! | VMAR | `mmap` | |
+//! | VMAR | `mmap` | for another process, its owner does the call |
 //! | port | epoll set and a queue | a pair of sockets for its packets, once it was sent |
 //! | timer | timerfd | |
 //! | process, thread | pidfd | a process is killed when its parent process ends |
 //! | job | a list of the children of the process that made it | |
-//! | guest, vCPU | the `hypervisor` crate | |
+//! | guest, vCPU | the `hypervisor` crate | for another process, the owner sets bells, kicks and interrupts |
 //! | bell | shared bits and a socket | unread rings of one doorbell are one |
 //!
 //! # Beyond Zircon
@@ -33,9 +33,12 @@
 //! # Short of Zircon
 //!
 //! Named at each call; in sum:
-//! * Handles of vCPUs and VMARs cannot be sent (`ZX_ERR_NOT_SUPPORTED`): Linux lets no process map memory into another one,
-//!   or run a thread of it, without the other's help. A job of another process can be killed and waited for; nothing can be
-//!   made in it. The asynchronous waits and bells of a port end with the last handle to it in the process that made them.
+//! * vCPUs and VMARs end with their process, since Linux lets no process map memory into another one without the other's
+//!   help: handles to them elsewhere give `ZX_ERR_BAD_STATE` then, also for a kick or an interrupt, which Zircon accepts.
+//!   While that process is stopped, calls wait. A holder of such a handle shares a socket with those it got the handle from,
+//!   and can spoil it for them. A job of another process can be killed and waited for; nothing can be made in it. The
+//!   asynchronous waits and bells of a port end with the last handle to it in the process that made them.
+//! * What is unmapped through the root VMAR is not taken out of the regions inside it: those stay, and can be destroyed.
 //! * A packet of an asynchronous wait is made when a thread waits for one: what is over by then, as a message that somebody
 //!   has read, makes none.
 //! * User signals of objects other than channels, events, eventpairs, FIFOs and sockets are seen within one process. The first
@@ -63,6 +66,7 @@ pub mod linux;
 mod object;
 mod pair_signals;
 mod port;
+mod remote;
 mod resource;
 mod rights;
 mod shared_signals;

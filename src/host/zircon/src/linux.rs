@@ -110,10 +110,12 @@ pub fn vmo_file_offset(handle: zx_handle_t) -> Result<u64> {
 }
 
 /// What a vCPU of this process did so far; from any thread. The handle needs `ZX_RIGHT_READ`.
+///
+/// Errors: `ZX_ERR_NOT_SUPPORTED` for a vCPU of another process.
 pub fn vcpu_stats(vcpu: zx_handle_t) -> Result<VcpuStats> {
     let held = get(vcpu)?;
     held.require(ZX_RIGHT_READ)?;
-    Ok(held.vcpu()?.stats())
+    held.vcpu()?.stats()
 }
 
 /// Serves GDB's remote protocol for a guest of this process until GDB detaches or goes away. The handle needs

@@ -343,10 +343,8 @@ impl Object {
 
     /// The last handle in this process was closed, and not because the object went to another process.
     pub(crate) fn retire(&self) {
-        match &self.kind {
-            Kind::Channel(channel) => channel.retire(),
-            Kind::Vcpu(vcpu) => vcpu.retire(),
-            _ => {}
+        if let Kind::Channel(channel) = &self.kind {
+            channel.retire();
         }
     }
 }

@@ -6,15 +6,17 @@
 use crate::channel::Channel;
 use crate::event::Event;
 use crate::fifo::Fifo;
-use crate::guest::Guest;
+use crate::guest::{Guest, Vcpu};
 use crate::handle_table::Held;
 use crate::object::{Kind, Object};
 use crate::port::{Port, Sharing};
+use crate::remote::{Connection, ENFORCED, home};
 use crate::resource::Resource;
 use crate::socket::Socket;
 use crate::status::{IO_DATA_INTEGRITY, Result};
 use crate::task::{Job, Process, Thread};
 use crate::timer::Timer;
+use crate::vmar::Vmar;
 use crate::vmo::Vmo;
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +32,8 @@ const CHANNEL_BACKLOG: u32 = 2;
 const CHANNEL_HANDLES_FOLLOW: u32 = 4;
 
 /// A handle in a message.
+///
+/// `Default` is no object's.
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Descriptor {
@@ -54,9 +58,41 @@ pub(crate) struct Export<'a> {
     fds: Vec<Fd<'a>>,
 }
 
-/// Whether handles to this object can be sent at all.
-pub(crate) fn is_transferable(object: &Object) -> bool {
-    !matches!(object.kind, Kind::Vcpu(_) | Kind::Vmar(_))
+/// Does what has to be done before a handle with these rights can be sent, and can take a while.
+///
+/// Errors: `ZX_ERR_NO_RESOURCES` when the process that the object belongs to cannot serve more.
+pub(crate) fn prepare(held: Held) -> Result<Held> {
+    let connection = match &held.object.kind {
+        Kind::Vcpu(vcpu) => vcpu.connection(),
+        Kind::Vmar(vmar) => vmar.connection(),
+        _ => None,
+    };
+    if let Some(connection) = connection {
+        connection.prepare(held.rights)?;
+    }
+    Ok(held)
+}
+
+/// The connection that a message carries for an object that cannot leave its process.
+fn connection_for_transfer(
+    held: &Held,
+    connection: Option<&Connection>,
+) -> std::result::Result<OwnedFd, Errno> {
+    match connection {
+        Some(connection) => connection.for_transfer(held.rights),
+        None => crate::remote::connect(&held.object, held.rights),
+    }
+}
+
+impl Descriptor {
+    /// The VMO that a request brings.
+    pub(crate) fn import_vmo(&self, fds: Vec<OwnedFd>) -> Result<Held> {
+        // Not any object: the import of some has effects of its own.
+        if self.object_type != ZX_OBJ_TYPE_VMO || fds.len() != self.fds as usize {
+            return Err(IO_DATA_INTEGRITY);
+        }
+        import(self, &mut fds.into_iter())
+    }
 }
 
 impl<'a> Export<'a> {
@@ -108,12 +144,18 @@ impl<'a> Export<'a> {
             }
             Kind::Thread(thread) => fds.extend(thread.fd().map(Fd::Borrowed)),
             Kind::Timer(timer) => fds.push(Fd::Borrowed(timer.fd())),
+            Kind::Vcpu(vcpu) => {
+                fds.push(Fd::Owned(connection_for_transfer(held, vcpu.connection())?));
+            }
+            Kind::Vmar(vmar) => {
+                fds.push(Fd::Owned(connection_for_transfer(held, vmar.connection())?));
+                let zx_info_vmar_t { base, len } = vmar.info();
+                extra = [base as u64, len as u64, 0];
+            }
             Kind::Vmo(vmo) => {
                 fds.push(Fd::Borrowed(vmo.fd()));
                 (extra, flags) = vmo.to_wire();
             }
-            // Kept out of messages by `is_transferable`.
-            Kind::Vcpu(_) | Kind::Vmar(_) => return Err(Errno::OPNOTSUPP),
         }
         let descriptor = Descriptor {
             koid: object.koid,
@@ -174,6 +216,22 @@ pub(crate) fn import(
             Kind::Thread(Thread::from_fd((descriptor.fds > 0).then(&mut next).transpose()?))
         }
         ZX_OBJ_TYPE_TIMER => Kind::Timer(Timer::from_fd(next()?)),
+        ZX_OBJ_TYPE_VCPU | ZX_OBJ_TYPE_VMAR => {
+            let socket = next()?;
+            if let Some((object, rights)) = home(socket.as_fd()) {
+                if object.object_type() != descriptor.object_type || fds.next().is_some() {
+                    return Err(IO_DATA_INTEGRITY);
+                }
+                return Ok(Held { object, rights: descriptor.rights & (rights | !ENFORCED) });
+            }
+            let connection = Connection::new(socket, descriptor.rights);
+            if descriptor.object_type == ZX_OBJ_TYPE_VCPU {
+                Kind::Vcpu(Vcpu::Remote(connection))
+            } else {
+                let [base, len] = [extra[0], extra[1]].map(|it| it as usize);
+                Kind::Vmar(Vmar::Remote { connection, info: zx_info_vmar_t { base, len } })
+            }
+        }
         ZX_OBJ_TYPE_VMO => Kind::Vmo(Vmo::from_wire(next()?, extra, flags)?),
         _ => return Err(IO_DATA_INTEGRITY),
     };

@@ -10,6 +10,10 @@ mod guests;
 mod machine;
 #[path = "processes/support.rs"]
 mod support;
+#[path = "processes/vcpus.rs"]
+mod vcpus;
+#[path = "processes/vmars.rs"]
+mod vmars;
 
 use fuchsia_zircon_types::*;
 use support::*;
@@ -27,7 +31,7 @@ fn main() {
     {
         return children::run(&role);
     }
-    let tests: [(&str, fn()); 18] = [
+    let tests: [(&str, fn()); 26] = [
         ("startup_handles_and_exit_code", startup_handles_and_exit_code),
         ("more_startup_handles_than_a_message_holds", more_startup_handles_than_a_message_holds),
         ("a_killed_process_closes_its_ends", a_killed_process_closes_its_ends),
@@ -49,6 +53,14 @@ fn main() {
         ("bells_ring_in_another_process", guests::bells_ring_in_another_process),
         ("bells_ring_where_the_port_is_from", guests::bells_ring_where_the_port_is_from),
         ("a_guest_runs_and_exits", guests::a_guest_runs_and_exits),
+        ("a_vcpu_is_kicked_from_another_process", vcpus::a_vcpu_is_kicked_from_another_process),
+        ("a_vcpu_comes_home_and_stays_itself", vcpus::a_vcpu_comes_home_and_stays_itself),
+        ("the_last_handle_elsewhere_keeps_a_vcpu", vcpus::the_last_handle_elsewhere_keeps_a_vcpu),
+        ("a_process_maps_into_another", vmars::a_process_maps_into_another),
+        ("rights_stay_behind_on_the_way", vmars::rights_stay_behind_on_the_way),
+        ("a_vmar_outlives_its_process_as_an_error", vmars::a_vmar_outlives_its_process_as_an_error),
+        ("a_stopped_owner_is_waited_for", vmars::a_stopped_owner_is_waited_for),
+        ("a_process_gives_a_guest_memory", vmars::a_process_gives_a_guest_memory),
     ];
     let filter = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     for (name, test) in tests {
@@ -107,15 +119,7 @@ fn a_killed_process_closes_its_ends() {
     let process = spawn("hold", vec![(USER, far), (USER | 1 << 16, other), (USER | 2 << 16, end)]);
     assert_eq!(read_when_ready(near).0, b"ready");
     assert_eq!(signals(pair) & ZX_EVENTPAIR_PEER_CLOSED, 0);
-    // As from outside: not through the handle.
-    let pid = linux::process_id(process).unwrap();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(process, "-9");
     wait(near, ZX_CHANNEL_PEER_CLOSED);
     wait(pair, ZX_EVENTPAIR_PEER_CLOSED);
     wait(stream, ZX_SOCKET_PEER_CLOSED);

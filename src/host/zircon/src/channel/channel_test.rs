@@ -159,9 +159,12 @@ fn a_failed_write_consumes_its_handles() {
     let too_many: Vec<_> = (0..65).map(|_| event()).collect();
     assert_eq!(write(a, b"", &too_many), Err(ZX_ERR_OUT_OF_RANGE));
     assert!(too_many.iter().all(|&handle| !handle_table::is_valid(handle)));
-    let (good, vmar) = (event(), linux::vmar_root_self().unwrap());
-    assert_eq!(write(a, b"", &[good, vmar]), Err(ZX_ERR_NOT_SUPPORTED));
-    assert!(!handle_table::is_valid(good) && !handle_table::is_valid(vmar));
+    let (good, mut fixed) = (event(), event());
+    let rights = rights::EVENT & !ZX_RIGHT_TRANSFER;
+    // SAFETY: the pointer is to a local.
+    assert_eq!(unsafe { zx_handle_replace(fixed, rights, &mut fixed) }, ZX_OK);
+    assert_eq!(write(a, b"", &[good, fixed]), Err(ZX_ERR_ACCESS_DENIED));
+    assert!(!handle_table::is_valid(good) && !handle_table::is_valid(fixed));
     let good = event();
     assert_eq!(write(a, b"", &[good, 0xdead_beef]), Err(ZX_ERR_BAD_HANDLE));
     assert!(!handle_table::is_valid(good));

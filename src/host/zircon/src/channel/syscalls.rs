@@ -10,7 +10,7 @@ use crate::status::{
     ACCESS_DENIED, BUFFER_TOO_SMALL, INVALID_ARGS, NOT_SUPPORTED, Result, WRONG_TYPE, answer,
     bytes, out, set_optional,
 };
-use crate::transfer::is_transferable;
+use crate::transfer::prepare;
 use fuchsia_zircon_types::*;
 
 const READ_MAY_DISCARD: u32 = 1;
@@ -74,7 +74,7 @@ unsafe fn take_handles(
         if handle == channel {
             return Err(NOT_SUPPORTED);
         }
-        sendable(take(handle)?, ZX_OBJ_TYPE_NONE)
+        prepare(sendable(take(handle)?, ZX_OBJ_TYPE_NONE)?)
     })
 }
 
@@ -83,7 +83,7 @@ fn sendable(held: Held, expected: zx_obj_type_t) -> Result<Held> {
         return Err(WRONG_TYPE);
     }
     held.require(ZX_RIGHT_TRANSFER)?;
-    if is_transferable(&held) { Ok(held) } else { Err(NOT_SUPPORTED) }
+    Ok(held)
 }
 
 /// Applies one handle disposition.
@@ -104,7 +104,7 @@ fn dispose(channel: zx_handle_t, disposition: &zx_handle_disposition_t) -> Resul
     };
     let held = sendable(held, disposition.type_)?;
     let rights = rights::reduce(held.rights, disposition.rights)?;
-    Ok(Held { object: held.object, rights })
+    prepare(Held { object: held.object, rights })
 }
 
 /// Takes or duplicates handles as their dispositions say, and says in each what came of it.
@@ -152,8 +152,8 @@ fn write(
 }
 
 /// See the Zircon documentation of `zx_channel_write`. Gives `ZX_ERR_SHOULD_WAIT` when 3500 messages wait because the
-/// peer does not read; Zircon kills a process that lets it come to that. Handles of vCPUs and VMARs cannot be sent:
-/// `ZX_ERR_NOT_SUPPORTED`.
+/// peer does not read; Zircon kills a process that lets it come to that. A vCPU or VMAR of another process
+/// that is sent on with fewer rights takes a call to that process, which may have to be waited for.
 ///
 /// # Safety
 /// `wr_bytes` and `handles` are valid for reading as many items as they are said to have.

@@ -1,9 +1,15 @@
 //! vCPUs. A vCPU belongs to the thread that created it, and a thread has at most one.
+//!
+//! A handle in another process can kick the vCPU and interrupt it, which every thread may. As on Zircon it cannot do what only
+//! the vCPU's own thread may: enter it, and read and write its state.
 
-use crate::handle_table::{get, insert};
+use crate::handle_table::{Held, get, insert};
 use crate::object::{Kind, Object};
+use crate::remote::{Answer, Connection, Operation, Request};
 use crate::rights;
-use crate::status::{BAD_STATE, INVALID_ARGS, Result, answer, out};
+use crate::status::{
+    BAD_STATE, INVALID_ARGS, IO_DATA_INTEGRITY, NOT_SUPPORTED, OUT_OF_RANGE, Result, answer, out,
+};
 use fuchsia_zircon_types::*;
 use hypervisor::{Exit, VcpuRemote, VcpuState, VcpuStats};
 use std::cell::RefCell;
@@ -22,48 +28,46 @@ struct Current {
 }
 
 /// A vCPU as its handles see it.
-pub(crate) struct Vcpu {
+pub(crate) enum Vcpu {
+    Own(OwnVcpu),
+    /// One of a thread of another process.
+    Remote(Connection),
+}
+
+/// A vCPU of a thread of this process. It goes with the last handle to it, in whatever process that is.
+pub(crate) struct OwnVcpu {
     remote: Arc<VcpuRemote>,
-    /// The last handle is closed, so that its thread may have another vCPU.
+    /// No handle is left, so that its thread may have another vCPU.
     closed: Arc<AtomicBool>,
 }
 
-impl Vcpu {
-    fn create(guest: &Arc<hypervisor::Guest>, entry: u64) -> Result<Vcpu> {
+impl OwnVcpu {
+    fn create(guest: &Arc<hypervisor::Guest>, entry: u64) -> Result<OwnVcpu> {
         CURRENT.with_borrow_mut(|current| {
-            if current.as_ref().is_some_and(|current| !current.closed.load(Ordering::SeqCst)) {
-                return Err(BAD_STATE);
+            let in_use = |current: &Option<Current>| {
+                current.as_ref().is_some_and(|current| !current.closed.load(Ordering::SeqCst))
+            };
+            if in_use(current) {
+                // The last handle may have gone with its process.
+                crate::remote::settle();
+                if in_use(current) {
+                    return Err(BAD_STATE);
+                }
             }
             // The former one goes before the next comes.
             *current = None;
             let vcpu = hypervisor::Vcpu::new(guest, entry)?;
             let (remote, closed) = (vcpu.remote(), Arc::new(AtomicBool::new(false)));
             *current = Some(Current { remote: remote.clone(), closed: closed.clone(), vcpu });
-            Ok(Vcpu { remote, closed })
+            Ok(OwnVcpu { remote, closed })
         })
     }
+}
 
-    /// Uses the vCPU, if it is this thread's.
-    fn with<T>(&self, action: impl FnOnce(&mut hypervisor::Vcpu) -> Result<T>) -> Result<T> {
-        CURRENT.with(|current| {
-            let mut current = current.try_borrow_mut().map_err(|_| BAD_STATE)?;
-            match &mut *current {
-                Some(current) if Arc::ptr_eq(&current.remote, &self.remote) => {
-                    action(&mut current.vcpu)
-                }
-                _ => Err(BAD_STATE),
-            }
-        })
-    }
-
-    pub(crate) fn stats(&self) -> VcpuStats {
-        self.remote.stats()
-    }
-
-    /// The last handle was closed.
-    pub(crate) fn retire(&self) {
+impl Drop for OwnVcpu {
+    fn drop(&mut self) {
         self.closed.store(true, Ordering::SeqCst);
-        let own = CURRENT.with(|current| match current.try_borrow_mut() {
+        let own = CURRENT.try_with(|current| match current.try_borrow_mut() {
             Ok(mut current)
                 if current.as_ref().is_some_and(|it| Arc::ptr_eq(&it.remote, &self.remote)) =>
             {
@@ -71,11 +75,80 @@ impl Vcpu {
             }
             _ => None,
         });
-        if own.is_none() {
+        if !matches!(own, Ok(Some(_))) {
             // Its thread may be in the guest, and nobody could get it out any more.
             self.remote.kick();
         }
     }
+}
+
+impl Vcpu {
+    /// The way to it, if it is one of another process.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        match self {
+            Vcpu::Own(_) => None,
+            Vcpu::Remote(connection) => Some(connection),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Result<VcpuStats> {
+        match self {
+            Vcpu::Own(vcpu) => Ok(vcpu.remote.stats()),
+            Vcpu::Remote(_) => Err(NOT_SUPPORTED),
+        }
+    }
+
+    /// Does what a holder in another process asks for.
+    pub(crate) fn serve(&self, held: &Held, request: &Request) -> Result<Answer> {
+        match request.operation {
+            Operation::VcpuKick => self.kick(held)?,
+            Operation::VcpuInterrupt => {
+                let vector = u32::try_from(request.arguments[0]).map_err(|_| OUT_OF_RANGE)?;
+                self.interrupt(held, vector)?;
+            }
+            _ => return Err(IO_DATA_INTEGRITY),
+        }
+        Ok(Answer::default())
+    }
+
+    fn kick(&self, held: &Held) -> Result<()> {
+        held.require(ZX_RIGHT_EXECUTE)?;
+        match self {
+            Vcpu::Own(vcpu) => vcpu.remote.kick(),
+            Vcpu::Remote(connection) => {
+                connection.call(&Request::new(Operation::VcpuKick, held.rights), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn interrupt(&self, held: &Held, vector: u32) -> Result<()> {
+        held.require(ZX_RIGHT_SIGNAL)?;
+        match self {
+            Vcpu::Own(vcpu) => vcpu.remote.interrupt(vector)?,
+            Vcpu::Remote(connection) => {
+                let mut request = Request::new(Operation::VcpuInterrupt, held.rights);
+                request.arguments[0] = vector.into();
+                connection.call(&request, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Uses a vCPU, if it is this thread's. Who does so does not keep it: when the last handle is closed meanwhile, the vCPU
+/// is kicked.
+fn with<T>(held: Held, action: impl FnOnce(&mut hypervisor::Vcpu) -> Result<T>) -> Result<T> {
+    CURRENT.with(|current| {
+        let mut current = current.try_borrow_mut().map_err(|_| BAD_STATE)?;
+        match (&mut *current, held.vcpu()?) {
+            (Some(current), Vcpu::Own(vcpu)) if Arc::ptr_eq(&current.remote, &vcpu.remote) => {
+                drop(held);
+                action(&mut current.vcpu)
+            }
+            _ => Err(BAD_STATE),
+        }
+    })
 }
 
 /// The packet that Zircon's kernel gives for an exit.
@@ -140,8 +213,8 @@ pub unsafe fn zx_vcpu_create(
         let held = get(guest)?;
         let guest = held.guest()?;
         held.require(ZX_RIGHT_MANAGE_PROCESS)?;
-        let vcpu = Vcpu::create(guest.own()?, entry as u64)?;
-        out_handle.set(insert(Object::new(Kind::Vcpu(vcpu)), rights::VCPU)?);
+        let vcpu = OwnVcpu::create(guest.own()?, entry as u64)?;
+        out_handle.set(insert(Object::new(Kind::Vcpu(Vcpu::Own(vcpu))), rights::VCPU)?);
         Ok(())
     })())
 }
@@ -155,37 +228,33 @@ pub unsafe fn zx_vcpu_enter(handle: zx_handle_t, packet: *mut zx_port_packet_t) 
         // SAFETY: the caller's promise.
         let packet = unsafe { out(packet)? };
         let held = get(handle)?;
-        let vcpu = held.vcpu()?;
+        held.vcpu()?;
         held.require(ZX_RIGHT_EXECUTE)?;
-        packet.set(packet_of(vcpu.with(|vcpu| Ok(vcpu.enter()?))?));
+        packet.set(packet_of(with(held, |vcpu| Ok(vcpu.enter()?))?));
         Ok(())
     })())
 }
 
-/// See the Zircon documentation of `zx_vcpu_kick`.
+/// See the Zircon documentation of `zx_vcpu_kick`. `ZX_ERR_BAD_STATE` if the vCPU's process is gone, where Zircon has nothing
+/// to say.
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
 pub unsafe fn zx_vcpu_kick(handle: zx_handle_t) -> zx_status_t {
     answer((|| {
         let held = get(handle)?;
-        let vcpu = held.vcpu()?;
-        held.require(ZX_RIGHT_EXECUTE)?;
-        vcpu.remote.kick();
-        Ok(())
+        held.vcpu()?.kick(&held)
     })())
 }
 
-/// See the Zircon documentation of `zx_vcpu_interrupt`.
+/// See the Zircon documentation of `zx_vcpu_interrupt`, and [`zx_vcpu_kick`].
 ///
 /// # Safety
 /// Always safe; unsafe to have the vDSO's signature.
 pub unsafe fn zx_vcpu_interrupt(handle: zx_handle_t, vector: u32) -> zx_status_t {
     answer((|| {
         let held = get(handle)?;
-        let vcpu = held.vcpu()?;
-        held.require(ZX_RIGHT_SIGNAL)?;
-        Ok(vcpu.remote.interrupt(vector)?)
+        held.vcpu()?.interrupt(&held, vector)
     })())
 }
 
@@ -234,13 +303,13 @@ pub unsafe fn zx_vcpu_read_state(
 ) -> zx_status_t {
     answer((|| {
         let held = get(handle)?;
-        let vcpu = held.vcpu()?;
+        held.vcpu()?;
         held.require(ZX_RIGHT_READ)?;
         if kind != ZX_VCPU_STATE || buffer_size != size_of::<zx_vcpu_state_t>() || buffer.is_null()
         {
             return Err(INVALID_ARGS);
         }
-        let state = vcpu.with(|vcpu| Ok(state_to_zircon(&vcpu.read_state())))?;
+        let state = with(held, |vcpu| Ok(state_to_zircon(&vcpu.read_state())))?;
         // SAFETY: the caller's promise; the size is the record's.
         unsafe { buffer.cast::<zx_vcpu_state_t>().write_unaligned(state) };
         Ok(())
@@ -259,13 +328,13 @@ pub unsafe fn zx_vcpu_write_state(
 ) -> zx_status_t {
     answer((|| {
         let held = get(handle)?;
-        let vcpu = held.vcpu()?;
+        held.vcpu()?;
         held.require(ZX_RIGHT_WRITE)?;
         match kind {
             ZX_VCPU_STATE if buffer_size == size_of::<zx_vcpu_state_t>() && !buffer.is_null() => {
                 // SAFETY: the caller's promise; any bytes are a valid record.
                 let state = unsafe { buffer.cast::<zx_vcpu_state_t>().read_unaligned() };
-                vcpu.with(|vcpu| {
+                with(held, |vcpu| {
                     vcpu.write_state(&state_from_zircon(&state));
                     Ok(())
                 })
@@ -273,7 +342,7 @@ pub unsafe fn zx_vcpu_write_state(
             ZX_VCPU_IO if buffer_size == size_of::<zx_vcpu_io_t>() && !buffer.is_null() => {
                 // SAFETY: the caller's promise; any bytes are a valid record.
                 let io = unsafe { buffer.cast::<zx_vcpu_io_t>().read_unaligned() };
-                vcpu.with(|vcpu| Ok(vcpu.write_io(io.access_size, io.data)?))
+                with(held, |vcpu| Ok(vcpu.write_io(io.access_size, io.data)?))
             }
             _ => Err(INVALID_ARGS),
         }

@@ -9,8 +9,8 @@ use crate::channel::{Channel, Outgoing};
 use crate::handle_table::{get, insert, take};
 use crate::object::{Kind, Object};
 use crate::rights;
-use crate::status::{NOT_SUPPORTED, Result};
-use crate::transfer::is_transferable;
+use crate::status::Result;
+use crate::transfer::prepare;
 use fuchsia_zircon_types::*;
 use rustix::fd::OwnedFd;
 use std::ffi::OsString;
@@ -50,15 +50,13 @@ pub struct SpawnOptions {
 /// Starts a process and gives a handle to it. The process is killed when this process ends, and reaped when it ends itself.
 ///
 /// Errors: `ZX_ERR_NOT_FOUND` or `ZX_ERR_ACCESS_DENIED` for the program, `ZX_ERR_BAD_STATE` for a killed job,
-/// `ZX_ERR_BAD_HANDLE` or `ZX_ERR_NOT_SUPPORTED` for a handle that cannot be sent, `ZX_ERR_NO_RESOURCES`.
+/// `ZX_ERR_BAD_HANDLE`, `ZX_ERR_NO_RESOURCES`.
 pub fn spawn(options: SpawnOptions) -> Result<zx_handle_t> {
     let SpawnOptions { program, argv, env, cwd, handles, names, stdio, job } = options;
     let mut result = Ok(());
     let mut startup = Vec::with_capacity(handles.len());
     for (id, handle) in handles {
-        match take(handle)
-            .and_then(|held| if is_transferable(&held) { Ok(held) } else { Err(NOT_SUPPORTED) })
-        {
+        match take(handle).and_then(prepare) {
             Ok(held) => startup.push((id, held)),
             Err(status) => result = result.and(Err(status)),
         }

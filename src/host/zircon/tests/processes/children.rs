@@ -35,6 +35,12 @@ pub(crate) fn run(role: &str) {
             crate::guests::set_bell_for_another(second, startup.handles[2].1);
             hold(near);
         }
+        "vcpu" => crate::vcpus::use_vcpu(near, second),
+        "mapper" => crate::vmars::use_vmar(near, second),
+        "reducer" => crate::vmars::send_on(near, second),
+        "reduced" => crate::vmars::try_rights(near, second),
+        "address_space" => crate::vmars::give_region(near),
+        "memory" => crate::vmars::give_memory(near, second),
         _ => panic!("no role {role}"),
     }
 }
@@ -58,7 +64,7 @@ fn echo(near: zx_handle_t, startup: &linux::StartupHandles) {
     unsafe { zx_process_exit(7) };
 }
 
-fn hold(near: zx_handle_t) {
+pub(crate) fn hold(near: zx_handle_t) {
     write(near, b"ready", &[]);
     loop {
         std::thread::park();

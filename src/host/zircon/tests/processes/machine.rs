@@ -7,11 +7,15 @@ use zircon::*;
 pub(crate) const BELL: u64 = 0x40_0000;
 pub(crate) const PORT: u8 = 0x80;
 pub(crate) const ENTRY: usize = 0x1_0000;
+/// Sleeps until an interrupt comes, with the vector [`VECTOR`], and tells so through a port for ever.
+pub(crate) const SLEEPER: usize = 0x1_1000;
+pub(crate) const VECTOR: u32 = 0x50;
 const RAM: u64 = 0x20_0000;
 
 pub(crate) struct Machine {
     pub(crate) guest: zx_handle_t,
-    others: [zx_handle_t; 3],
+    pub(crate) memory: zx_handle_t,
+    others: [zx_handle_t; 2],
 }
 
 impl Machine {
@@ -36,6 +40,7 @@ impl Machine {
         // mov [BELL + 4], eax; out PORT, al; jmp back.
         let code = [&[0x89, 0x04, 0x25][..], &bell, &[0xe6, PORT, 0xeb, 0xf5]].concat();
         put(ENTRY, &code);
+        put_sleeper(&put);
         let options = ZX_VM_PERM_READ | ZX_VM_PERM_WRITE | ZX_VM_PERM_EXECUTE | ZX_VM_SPECIFIC;
         let mut address = 0;
         // SAFETY: guest memory is nobody's yet.
@@ -47,20 +52,44 @@ impl Machine {
         assert_eq!(status, ZX_OK);
         // SAFETY: always safe.
         assert_eq!(unsafe { zx_guest_set_trap(guest, 2, PORT.into(), 1, 0, 7) }, ZX_OK);
-        Machine { guest, others: [resource, vmar, ram] }
+        Machine { guest, memory: vmar, others: [resource, ram] }
     }
 
     pub(crate) fn vcpu(&self) -> zx_handle_t {
+        self.vcpu_at(ENTRY)
+    }
+
+    pub(crate) fn vcpu_at(&self, entry: usize) -> zx_handle_t {
         let mut vcpu = 0;
         // SAFETY: the pointer is to a local.
-        assert_eq!(unsafe { zx_vcpu_create(self.guest, 0, ENTRY, &mut vcpu) }, ZX_OK);
+        assert_eq!(unsafe { zx_vcpu_create(self.guest, 0, entry, &mut vcpu) }, ZX_OK);
         vcpu
     }
 }
 
+fn put_sleeper(put: &impl Fn(usize, &[u8])) {
+    const HANDLER: u16 = 0x1100;
+    const HANDLER_PAGES: u64 = 1;
+    // A code segment, and an interrupt gate that leads to the handler at 0x1_1100.
+    put(0x1_2008, &0x00af_9b00_0000_ffff_u64.to_le_bytes());
+    let gate = u64::from(HANDLER) | 8 << 16 | 0x8e << 40 | HANDLER_PAGES << 48;
+    put(0x1_3000 + VECTOR as usize * 16, &gate.to_le_bytes());
+    // GDTR and IDTR.
+    put(0x1_4000, &(15 | 0x1_2000_u64 << 16).to_le_bytes());
+    put(0x1_4010, &(0xfff | 0x1_3000_u64 << 16).to_le_bytes());
+    let code = [
+        &[0x0f, 0x01, 0x14, 0x25, 0x00, 0x40, 0x01, 0x00][..], // lgdt [0x14000]
+        &[0x0f, 0x01, 0x1c, 0x25, 0x10, 0x40, 0x01, 0x00],     // lidt [0x14010]
+        &[0x48, 0xc7, 0xc4, 0x00, 0x80, 0x01, 0x00],           // mov rsp, 0x18000
+        &[0xfb, 0xf4, 0xeb, 0xfd],                             // sti; hlt; jmp to hlt
+    ];
+    put(SLEEPER, &code.concat());
+    put(0x1_0000 + usize::from(HANDLER), &[0xe6, PORT, 0xeb, 0xfc]); // out PORT, al; jmp back
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
-        for handle in self.others.into_iter().chain([self.guest]) {
+        for handle in self.others.into_iter().chain([self.guest, self.memory]) {
             // SAFETY: always safe.
             assert_eq!(unsafe { zx_handle_close(handle) }, ZX_OK);
         }

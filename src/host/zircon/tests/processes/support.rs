@@ -43,6 +43,11 @@ pub(crate) fn duplicate(handle: zx_handle_t) -> zx_handle_t {
     create(|copy| unsafe { zx_handle_duplicate(handle, ZX_RIGHT_SAME_RIGHTS, copy) })
 }
 
+pub(crate) fn duplicate_with(handle: zx_handle_t, rights: zx_rights_t) -> zx_handle_t {
+    // SAFETY: the pointer is to a local.
+    create(|copy| unsafe { zx_handle_duplicate(handle, rights, copy) })
+}
+
 pub(crate) fn close(handle: zx_handle_t) {
     // SAFETY: always safe.
     assert_eq!(unsafe { zx_handle_close(handle) }, ZX_OK);
@@ -165,6 +170,31 @@ pub(crate) fn fifo_read(fifo: zx_handle_t, count: usize) -> Result<Vec<u64>, zx_
     let status = unsafe { zx_fifo_read(fifo, 8, data, count, &mut actual) };
     numbers.truncate(actual);
     if status == ZX_OK { Ok(numbers) } else { Err(status) }
+}
+
+pub(crate) fn basic_info(handle: zx_handle_t) -> zx_info_handle_basic_t {
+    let mut info = zx_info_handle_basic_t::default();
+    let (buffer, none) = ((&raw mut info).cast(), std::ptr::null_mut());
+    let size = size_of::<zx_info_handle_basic_t>();
+    assert_eq!(
+        // SAFETY: the buffer is a local of this size.
+        unsafe { zx_object_get_info(handle, ZX_INFO_HANDLE_BASIC, buffer, size, none, none) },
+        ZX_OK
+    );
+    info
+}
+
+/// Sends what a handle says of itself.
+pub(crate) fn report(near: zx_handle_t, handle: zx_handle_t) {
+    let info = basic_info(handle);
+    write(near, format!("{info:?}").as_bytes(), &[]);
+}
+
+/// Sends a signal to a process as from outside: not through its handle.
+pub(crate) fn send_signal(process: zx_handle_t, signal: &str) {
+    let pid = linux::process_id(process).unwrap();
+    let kill = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(kill.unwrap().success());
 }
 
 pub(crate) fn process_info(process: zx_handle_t) -> zx_info_process_t {

@@ -191,6 +191,17 @@ impl Object {
         object | self.local_signals.load(Ordering::SeqCst)
     }
 
+    /// As [`Object::signals_given`], for a channel whose descriptor says all.
+    #[inline]
+    pub(crate) fn channel_signals(&self, revents: PollFlags) -> Option<zx_signals_t> {
+        match &self.kind {
+            Kind::Channel(channel) if !channel.may_be_mistaken(revents) => {
+                Some(channel.signals(revents) | self.local_signals.load(Ordering::SeqCst))
+            }
+            _ => None,
+        }
+    }
+
     /// As [`Object::signals_given`], for who takes it for granted that a readable channel has a message.
     pub(crate) fn signals_settled(&self, revents: PollFlags) -> zx_signals_t {
         match &self.kind {

@@ -170,6 +170,7 @@ impl Channel {
         Ok([socket, self.user_source(interest)?])
     }
 
+    #[inline]
     pub(crate) fn signals(&self, revents: PollFlags) -> zx_signals_t {
         let closed = revents.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR);
         let mut signals = if closed { ZX_CHANNEL_PEER_CLOSED } else { ZX_CHANNEL_WRITABLE };
@@ -179,10 +180,16 @@ impl Channel {
         } else {
             revents.contains(PollFlags::IN)
         };
-        if readable || self.stashed.load(Ordering::SeqCst) {
+        if readable || self.has_stash() {
             signals |= ZX_CHANNEL_READABLE;
         }
         signals | self.user_signals()
+    }
+
+    /// Whether messages that were taken out of the socket wait for a reader.
+    #[inline]
+    pub(crate) fn has_stash(&self) -> bool {
+        self.stashed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn drains(&self) -> u32 {

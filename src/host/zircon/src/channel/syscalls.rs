@@ -252,22 +252,27 @@ impl ReadBuffers {
         read: std::result::Result<Delivered, ReadError>,
         tell: impl FnMut(usize, zx_handle_info_t),
     ) -> Result<()> {
-        let (bytes, handles) = match &read {
-            Ok(delivered) => {
-                (delivered.bytes, delivered.handles.as_ref().map_or(0, |all| all.len()))
+        let tell_sizes = |bytes: usize, handles: usize| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                set_optional(self.actual_bytes, bytes as u32);
+                set_optional(self.actual_handles, handles as u32);
             }
-            Err(ReadError::TooSmall { bytes, handles }) => (*bytes, *handles),
-            Err(ReadError::Status(status)) => return Err(*status),
         };
-        // SAFETY: the caller's promise.
-        unsafe {
-            set_optional(self.actual_bytes, bytes as u32);
-            set_optional(self.actual_handles, handles as u32);
-        }
         match read {
-            Ok(Delivered { handles: None, .. }) => Ok(()),
-            Ok(Delivered { handles: Some(handles), .. }) => deliver_handles(handles, tell),
-            Err(_) => Err(BUFFER_TOO_SMALL),
+            Ok(Delivered { bytes, handles: None }) => {
+                tell_sizes(bytes, 0);
+                Ok(())
+            }
+            Ok(Delivered { bytes, handles: Some(handles) }) => {
+                tell_sizes(bytes, handles.len());
+                deliver_handles(handles, tell)
+            }
+            Err(ReadError::TooSmall { bytes, handles }) => {
+                tell_sizes(bytes, handles);
+                Err(BUFFER_TOO_SMALL)
+            }
+            Err(ReadError::Status(status)) => Err(status),
         }
     }
 }

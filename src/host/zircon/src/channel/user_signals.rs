@@ -156,8 +156,8 @@ impl Channel {
 
     /// Whether what is in the socket may be a control message, as far as this process can know: it waits for one.
     pub(crate) fn may_be_mistaken(&self, revents: PollFlags) -> bool {
-        revents.contains(PollFlags::IN)
-            && self.user.watch.get().is_some()
+        self.user.watch.get().is_some()
+            && revents.contains(PollFlags::IN)
             && self.user.own.get().is_none()
     }
 

@@ -92,23 +92,6 @@ impl State {
         }
     }
 
-    /// The registration of an object, if it watches for messages already and a wait for them is all that it lacks.
-    fn watching(
-        &mut self,
-        object: &Object,
-        observer: &Observer,
-    ) -> Option<(Number, &mut Registration)> {
-        const MESSAGES: zx_signals_t = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
-        let number = self.registrations.number_of(object)?;
-        let registration = self.registrations.get_mut(number)?;
-        let watching = registration.arms == [Arm::Level(PollFlags::IN), Arm::Absent]
-            && observer.signals & !MESSAGES == 0
-            && observer.edge.is_none()
-            && !self.crowded
-            && object.signals_given(PollFlags::empty()) & observer.signals == 0;
-        watching.then_some((number, registration))
-    }
-
     /// The packet of what epoll reported, where that is what it mostly is: a message on a channel, for the one wait for it, with
     /// nothing else to do. As [`Port::dispatch`] otherwise.
     fn sole_packet(&mut self, data: u64, flags: EventFlags) -> Option<zx_port_packet_t> {
@@ -121,8 +104,8 @@ impl State {
             return None;
         }
         let object = registration.object.upgrade()?;
-        let signals = object.signals_given(PollFlags::from_bits_retain(flags.bits() as u16));
-        let packet = observer.satisfied(&object, signals)?;
+        let revents = PollFlags::from_bits_retain(flags.bits() as u16);
+        let packet = observer.satisfied_plainly(object.channel_signals(revents)?)?;
         registration.observers.clear();
         Some(packet)
     }
@@ -443,6 +426,39 @@ impl Port {
         }
     }
 
+    /// As [`Port::observe`], if all that is asked for is the next message of a channel, `object`, and the port watches for that
+    /// already. Whether so.
+    #[inline]
+    fn observe_messages(
+        &self,
+        object: &Object,
+        epoch: u64,
+        handle: zx_handle_t,
+        key: u64,
+        signals: zx_signals_t,
+    ) -> bool {
+        const MESSAGES: zx_signals_t = ZX_CHANNEL_READABLE | ZX_CHANNEL_PEER_CLOSED;
+        let Kind::Channel(channel) = &object.kind else { return false };
+        if signals & !MESSAGES != 0 {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        // Under the lock: who stashes a message afterwards finds the wait.
+        if channel.has_stash() || self.sharing.get().is_some() {
+            return false;
+        }
+        let Some(number) = state.registrations.number_of(object) else { return false };
+        let crowded = state.crowded;
+        let Some(registration) = state.registrations.get_mut(number) else { return false };
+        if crowded || registration.arms != [Arm::Level(PollFlags::IN), Arm::Absent] {
+            return false;
+        }
+        registration.observers.push(Observer::plain(handle, key, signals));
+        drop(state);
+        self.check_handle(handle, epoch, object, number);
+        true
+    }
+
     /// `zx_object_wait_async`, after the checks. `this` is the object of this port, `epoch` that of the handle table when the
     /// observer's handle was valid.
     fn observe(
@@ -454,14 +470,6 @@ impl Port {
     ) -> Result<()> {
         let mut state = lock(&self.state);
         let handle = observer.handle;
-        if self.sharing.get().is_none()
-            && let Some((number, registration)) = state.watching(object, &observer)
-        {
-            registration.observers.push(observer);
-            drop(state);
-            self.check_handle(handle, epoch, object, number);
-            return Ok(());
-        }
         let number = state.registrations.number_of(object).unwrap_or_else(|| {
             let number = state.registrations.insert(object);
             object.add_waiter(Waiter::Port { port: Arc::downgrade(this), registration: number });

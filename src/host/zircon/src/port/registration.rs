@@ -158,6 +158,20 @@ impl Hasher for AddressHasher {
 }
 
 impl Observer {
+    /// A wait without any options, for signals of an object that has no history of them.
+    #[inline]
+    pub(super) fn plain(handle: zx_handle_t, key: u64, signals: zx_signals_t) -> Observer {
+        Observer { handle, key, signals, timestamp: false, snapshot: None, edge: None }
+    }
+
+    /// As [`Observer::satisfied`], where nothing but the present signals counts.
+    #[inline]
+    pub(super) fn satisfied_plainly(&self, signals: zx_signals_t) -> Option<zx_port_packet_t> {
+        let plain = self.edge.is_none() && self.snapshot.is_none();
+        (plain && signals & self.signals != 0)
+            .then(|| signal_packet(self.key, self.signals, signals, self.timestamp))
+    }
+
     /// The packet of this wait if `signals`, or what was asserted since it began, satisfy it.
     pub(super) fn satisfied(
         &mut self,

@@ -25,6 +25,9 @@ pub(crate) fn wait_async(
     let port = port_held.port()?;
     held.require(ZX_RIGHT_WAIT)?;
     port_held.require(ZX_RIGHT_WRITE)?;
+    if options == 0 && port.observe_messages(&held, epoch, handle, key, signals) {
+        return Ok(());
+    }
     let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
         None
     } else {

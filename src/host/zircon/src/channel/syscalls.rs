@@ -131,24 +131,28 @@ unsafe fn dispose_handles(
     })
 }
 
+/// Writes a message; `handles` takes its `count` handles from the caller, which is done whatever comes of the call.
+#[inline]
 fn write(
     handle: zx_handle_t,
     options: u32,
-    bytes: &[u8],
-    handles: Result<Vec<Held>>,
+    bytes: Result<&[u8]>,
     count: u32,
+    handles: impl FnOnce() -> Result<Vec<Held>>,
 ) -> Result<()> {
+    let handles = if count == 0 { None } else { Some(handles()) };
     let held = get(handle)?;
     let channel = held.channel()?;
     held.require(ZX_RIGHT_WRITE)?;
     if options != 0 {
         return Err(INVALID_ARGS);
     }
+    let bytes = bytes?;
     check_sizes(bytes.len(), count as usize)?;
-    if count == 0 {
-        return channel.write_bytes(&held, None, bytes);
+    match handles {
+        None => channel.write_bytes(&held, None, bytes),
+        Some(handles) => channel.write(&held, Outgoing::new(bytes, handles?)),
     }
-    channel.write(&held, Outgoing::new(bytes, handles?))
 }
 
 /// See the Zircon documentation of `zx_channel_write`. Gives `ZX_ERR_SHOULD_WAIT` when 3500 messages wait because the
@@ -166,10 +170,11 @@ pub unsafe fn zx_channel_write(
     num_handles: u32,
 ) -> zx_status_t {
     // SAFETY: the caller's promise.
-    let (taken, wr_bytes) = unsafe {
-        (take_handles(handle, handles, num_handles as usize), bytes(wr_bytes, num_bytes as usize))
-    };
-    answer(wr_bytes.and_then(|wr_bytes| write(handle, options, wr_bytes, taken, num_handles)))
+    let bytes = unsafe { bytes(wr_bytes, num_bytes as usize) };
+    answer(write(handle, options, bytes, num_handles, || {
+        // SAFETY: the caller's promise.
+        unsafe { take_handles(handle, handles, num_handles as usize) }
+    }))
 }
 
 /// See the Zircon documentation of `zx_channel_write_etc`, and [`zx_channel_write`].
@@ -185,13 +190,11 @@ pub unsafe fn zx_channel_write_etc(
     num_handles: u32,
 ) -> zx_status_t {
     // SAFETY: the caller's promise.
-    let (taken, wr_bytes) = unsafe {
-        (
-            dispose_handles(handle, handles, num_handles as usize),
-            bytes(wr_bytes, num_bytes as usize),
-        )
-    };
-    answer(wr_bytes.and_then(|wr_bytes| write(handle, options, wr_bytes, taken, num_handles)))
+    let bytes = unsafe { bytes(wr_bytes, num_bytes as usize) };
+    answer(write(handle, options, bytes, num_handles, || {
+        // SAFETY: the caller's promise.
+        unsafe { dispose_handles(handle, handles, num_handles as usize) }
+    }))
 }
 
 /// Puts received objects into the handle table and tells about each; none stays when there is no room for all.

@@ -447,9 +447,10 @@ impl Port {
         if channel.has_stash() || self.sharing.get().is_some() {
             return false;
         }
-        let Some(number) = state.registrations.number_of(object) else { return false };
         let crowded = state.crowded;
-        let Some(registration) = state.registrations.get_mut(number) else { return false };
+        let Some((number, registration)) = state.registrations.last_of(object) else {
+            return false;
+        };
         if crowded || registration.arms != [Arm::Level(PollFlags::IN), Arm::Absent] {
             return false;
         }

@@ -91,15 +91,18 @@ impl Registrations {
     }
 
     /// The registration of an object. Where it was found last is with the object: mostly that is in this port.
-    #[inline]
     pub(super) fn number_of(&self, object: &Object) -> Option<Number> {
-        let guess = object.registration.load(Ordering::Relaxed);
-        if self.get(guess).is_some_and(|found| std::ptr::eq(found.object.as_ptr(), object)) {
-            return Some(guess);
-        }
         let number = *self.by_object.get(&(std::ptr::from_ref(object) as usize))?;
         object.registration.store(number, Ordering::Relaxed);
         Some(number)
+    }
+
+    /// The registration of an object, if it is where that was looked for last.
+    #[inline]
+    pub(super) fn last_of(&mut self, object: &Object) -> Option<(Number, &mut Registration)> {
+        let number = object.registration.load(Ordering::Relaxed);
+        let found = self.get_mut(number)?;
+        std::ptr::eq(found.object.as_ptr(), object).then_some((number, found))
     }
 
     /// A registration for an object without one.
@@ -116,6 +119,7 @@ impl Registrations {
             observers: Vec::new(),
         });
         let number = u64::from(slot.generation) << 32 | u64::from(index);
+        object.registration.store(number, Ordering::Relaxed);
         self.by_object.insert(Arc::as_ptr(object) as usize, number);
         number
     }

@@ -190,6 +190,44 @@ pub(crate) fn basic_info(handle: zx_handle_t) -> zx_info_handle_basic_t {
     info
 }
 
+pub(crate) fn map(
+    vmar: zx_handle_t,
+    options: u32,
+    offset: usize,
+    vmo: zx_handle_t,
+    len: usize,
+) -> Result<usize, zx_status_t> {
+    let mut address = 0;
+    // SAFETY: the pointer is to a local; the tests overwrite nobody's mappings.
+    check(unsafe { zx_vmar_map(vmar, options, offset, vmo, 0, len, &mut address) })
+        .map(|()| address)
+}
+
+pub(crate) fn unmap(vmar: zx_handle_t, address: usize, len: usize) -> zx_status_t {
+    // SAFETY: the tests unmap only what they mapped and no longer use.
+    unsafe { zx_vmar_unmap(vmar, address, len) }
+}
+
+/// A region of this process in which nothing is, and its address.
+pub(crate) fn region(options: u32, size: usize) -> (zx_handle_t, usize) {
+    let root = linux::vmar_root_self().unwrap();
+    let region = allocate(root, options, 0, size).unwrap();
+    close(root);
+    region
+}
+
+pub(crate) fn allocate(
+    vmar: zx_handle_t,
+    options: u32,
+    offset: usize,
+    size: usize,
+) -> Result<(zx_handle_t, usize), zx_status_t> {
+    let (mut region, mut base) = (0, 0);
+    // SAFETY: the pointers are to locals.
+    check(unsafe { zx_vmar_allocate(vmar, options, offset, size, &mut region, &mut base) })
+        .map(|()| (region, base))
+}
+
 /// A deadline soon enough for a test that expects nothing to happen.
 pub(crate) fn soon() -> zx_time_t {
     system::now() + 20_000_000

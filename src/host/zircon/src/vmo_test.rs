@@ -40,24 +40,6 @@ fn child(
     check(unsafe { zx_vmo_create_child(vmo, options, offset, size, &mut child) }).map(|()| child)
 }
 
-fn map(
-    vmar: zx_handle_t,
-    options: u32,
-    offset: usize,
-    vmo: zx_handle_t,
-    len: usize,
-) -> Result<usize, zx_status_t> {
-    let mut address = 0;
-    // SAFETY: the pointer is to a local; the tests overwrite nobody's mappings.
-    check(unsafe { zx_vmar_map(vmar, options, offset, vmo, 0, len, &mut address) })
-        .map(|()| address)
-}
-
-fn unmap(vmar: zx_handle_t, address: usize, len: usize) -> zx_status_t {
-    // SAFETY: the tests unmap only what they mapped and no longer use.
-    unsafe { zx_vmar_unmap(vmar, address, len) }
-}
-
 #[test]
 fn contents_and_sizes() {
     let fixed = vmo(PAGE as u64 + 1, 0);

@@ -408,10 +408,10 @@ fn nothing_leaks() {
         // SAFETY: always safe.
         assert_eq!(unsafe { zx_object_wait_async(near, port, 1, ZX_CHANNEL_READABLE, 0) }, ZX_OK);
         let (one, other) = channel();
-        write(near, b"x", &[event(), event(), one]);
+        write(near, b"x", &[event(), event(), one, linux::vmar_root_self().unwrap()]);
         assert_eq!(next_packet(port).key, 1);
         let (_, handles) = read_when_ready(near);
-        assert_eq!(handles.len(), 3);
+        assert_eq!(handles.len(), 4);
         handles.into_iter().for_each(close);
         close(near);
         wait(process, ZX_PROCESS_TERMINATED);

@@ -6,7 +6,7 @@ use crate::handle_table::{Held, get, take};
 use crate::object::Object;
 use crate::rights;
 use crate::status::{ACCESS_DENIED, BAD_STATE, IO_DATA_INTEGRITY, Status};
-use crate::testing::*;
+use crate::testing::{close, vmo};
 use crate::*;
 use fuchsia_zircon_types::*;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,21 +18,12 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 const PAGE: usize = 4096;
-/// Of a request on the wire.
+/// Bytes of a request on the wire.
 const REQUEST: usize = 96;
 
-/// A region of this process, and its address.
 fn region() -> (zx_handle_t, usize) {
-    let root = linux::vmar_root_self().unwrap();
-    let (mut region, mut base) = (0, 0);
     let options = ZX_VM_CAN_MAP_READ | ZX_VM_CAN_MAP_WRITE | ZX_VM_CAN_MAP_SPECIFIC;
-    assert_eq!(
-        // SAFETY: the pointers are to locals.
-        unsafe { zx_vmar_allocate(root, options, 0, 4 * PAGE, &mut region, &mut base) },
-        ZX_OK
-    );
-    close(root);
-    (region, base)
+    crate::testing::region(options, 4 * PAGE)
 }
 
 fn object(handle: zx_handle_t) -> Arc<Object> {
@@ -163,12 +154,23 @@ fn the_owner_keeps_the_rights() {
 
 #[test]
 fn a_connection_that_is_shut_down_is_the_holders_loss() {
+    use rustix::net::Shutdown;
     let (region, _) = region();
-    let socket = connect(&object(region), !0).unwrap();
-    shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
-    let connection = Connection::new(socket, !0);
-    let call = |operation| connection.call(&Request::new(operation, !0), None).unwrap_err();
-    assert_eq!(call(Operation::VmarDestroy), BAD_STATE);
+    for how in [Shutdown::Both, Shutdown::Read, Shutdown::Write] {
+        let socket = connect(&object(region), !0).unwrap();
+        shutdown(&socket, how).unwrap();
+        let kept = rustix::io::fcntl_dupfd_cloexec(&socket, 3).unwrap();
+        let connection = Connection::new(socket, !0);
+        let interrupt = Request::new(Operation::VcpuInterrupt, !0);
+        let status = connection.call(&interrupt, None).unwrap_err();
+        // Nothing is ever read there.
+        let expected = if how == Shutdown::Read { IO_DATA_INTEGRITY } else { BAD_STATE };
+        assert_eq!(status, expected);
+        // The owner has no more to do with it, and does not look for ever.
+        while how != Shutdown::Read && home(kept.as_fd()).is_some() {
+            std::thread::yield_now();
+        }
+    }
     let other = Connection::new(connect(&object(region), !0).unwrap(), !0);
     assert!(other.call(&Request::new(Operation::VmarDestroy, !0), None).is_ok());
     close(region);

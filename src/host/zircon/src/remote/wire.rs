@@ -155,7 +155,8 @@ pub(super) fn receive_request(socket: BorrowedFd<'_>) -> Arrival {
 
 fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
     use rustix::event::{PollFd, PollFlags};
-    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+    // A holder can shut one direction down without the other.
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
     crate::object::poll_now(&mut fds).is_err() || !fds[0].revents().is_empty()
 }
 

@@ -7,6 +7,8 @@
 
 mod local;
 mod region;
+#[cfg(test)]
+mod region_test;
 mod remote;
 
 pub(crate) use remote::serve;

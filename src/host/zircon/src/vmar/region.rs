@@ -13,12 +13,29 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use std::ffi::c_void;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Mappings and regions in one region: about as many mappings as Linux lets a process have.
+/// Mappings and regions in a region and those inside it: about as many mappings as Linux lets a process have.
 const MAX_OCCUPIED: usize = 1 << 16;
 /// Regions inside each other.
-const MAX_DEPTH: u32 = 32;
+pub(super) const MAX_DEPTH: u32 = 32;
+
+/// One of the mappings and regions that are counted for the outermost region.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A reserved range of addresses. Its reservation stays until it is destroyed, also when nobody has a handle any more.
 pub(crate) struct Region {
@@ -27,6 +44,8 @@ pub(crate) struct Region {
     /// The `ZX_VM_CAN_MAP_*` options it was made with.
     can_map: u32,
     depth: u32,
+    /// What is in the outermost region, here or further in.
+    count: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// The region it lies in; a sub-region of the root has none.
     parent: Option<Weak<Region>>,
@@ -43,6 +62,7 @@ struct State {
 struct Occupied {
     range: Range<usize>,
     content: Content,
+    _counted: Counted,
 }
 
 enum Content {
@@ -58,12 +78,17 @@ impl State {
         self.occupied[first..].iter().take_while(move |it| it.range.start < end)
     }
 
-    fn insert(&mut self, range: Range<usize>, content: Content) {
-        let index = self.occupied.partition_point(|it| it.range.start < range.start);
-        self.occupied.insert(index, Occupied { range, content });
+    /// Ends the regions in a range.
+    fn end_regions(&self, range: &Range<usize>) {
+        for it in self.overlapping(range) {
+            if let Content::Region(region) = &it.content {
+                // Nobody can have ended it before: it would not be here.
+                let _ = region.end();
+            }
+        }
     }
 
-    /// Forgets what is in a range: parts of mappings, and whole regions, which end.
+    /// Forgets what is in a range: parts of mappings, and whole regions.
     fn clear(&mut self, range: &Range<usize>) {
         let first = self.occupied.partition_point(|it| it.range.end <= range.start);
         let last = self.occupied.partition_point(|it| it.range.start < range.end);
@@ -71,17 +96,13 @@ impl State {
             return;
         }
         let mut rest = Vec::new();
-        for Occupied { range: old, content } in self.occupied.drain(first..last) {
-            match content {
-                Content::Region(region) => {
-                    let _ = region.end();
-                }
-                Content::Mapping(allowed) => {
-                    for part in [old.start..range.start, range.end..old.end] {
-                        if part.start < part.end {
-                            rest.push(Occupied { range: part, content: Content::Mapping(allowed) });
-                        }
-                    }
+        for Occupied { range: old, content, _counted: counted } in self.occupied.drain(first..last)
+        {
+            let Content::Mapping(allowed) = content else { continue };
+            for part in [old.start..range.start, range.end..old.end] {
+                if part.start < part.end {
+                    let (content, _counted) = (Content::Mapping(allowed), Counted::new(&counted.0));
+                    rest.push(Occupied { range: part, content, _counted });
                 }
             }
         }
@@ -96,7 +117,14 @@ impl State {
 impl Region {
     /// A region that the root contains, over a range that is reserved for it.
     pub(super) fn new(base: usize, size: usize, can_map: u32) -> Arc<Region> {
-        Arc::new(Region { base, size, can_map, depth: 0, state: Mutex::default(), parent: None })
+        let (count, state) = (Arc::default(), Mutex::default());
+        Arc::new(Region { base, size, can_map, depth: 0, count, state, parent: None })
+    }
+
+    fn insert(&self, state: &mut State, range: Range<usize>, content: Content) {
+        let index = state.occupied.partition_point(|it| it.range.start < range.start);
+        let _counted = Counted::new(&self.count);
+        state.occupied.insert(index, Occupied { range, content, _counted });
     }
 
     pub(super) fn info(&self) -> zx_info_vmar_t {
@@ -148,7 +176,7 @@ impl Region {
         if specific && self.can_map & ZX_VM_CAN_MAP_SPECIFIC == 0 {
             return Err(ACCESS_DENIED);
         }
-        if state.occupied.len() >= MAX_OCCUPIED {
+        if self.count.load(Ordering::Relaxed) >= MAX_OCCUPIED {
             return Err(NO_MEMORY);
         }
         Ok(state)
@@ -179,7 +207,7 @@ impl Region {
             let _ = if overwrite { Ok(()) } else { reserve(range.start, range.len()) };
         })?;
         state.clear(&range);
-        state.insert(range, Content::Mapping(allowed & self.permissions()));
+        self.insert(&mut state, range, Content::Mapping(allowed & self.permissions()));
         Ok(address)
     }
 
@@ -201,6 +229,8 @@ impl Region {
         if state.overlapping(&range).any(refused) {
             return Err(INVALID_ARGS);
         }
+        // First, or somebody could map in one of them what then stays.
+        state.end_regions(&range);
         reserve(range.start, range.len())?;
         state.clear(&range);
         Ok(())
@@ -277,10 +307,11 @@ impl Region {
             size,
             can_map,
             depth: self.depth + 1,
+            count: self.count.clone(),
             state: Mutex::default(),
             parent: Some(Arc::downgrade(self)),
         });
-        state.insert(range, Content::Region(region.clone()));
+        self.insert(&mut state, range, Content::Region(region.clone()));
         Ok(region)
     }
 
@@ -292,9 +323,10 @@ impl Region {
             let mut state = lock(&parent.state);
             let is_self = |it: &Occupied| matches!(&it.content, Content::Region(region) if std::ptr::eq(&raw const **region, self));
             let index = state.occupied.iter().position(is_self).ok_or(BAD_STATE)?;
+            self.end()?;
             reserve(self.base, self.size)?;
             state.occupied.remove(index);
-            return self.end();
+            return Ok(());
         }
         self.end()?;
         // SAFETY: the range was reserved for this region, and Zircon's contract makes the caller of `zx_vmar_destroy`

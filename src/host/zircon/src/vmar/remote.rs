@@ -1,4 +1,7 @@
 //! VMARs across processes: what a handle asks the owner for, and what the owner does then.
+//!
+//! What the calls are promised, as that nobody uses what is unmapped, is for the holder of the handle to keep, wherever that
+//! is: as on Zircon, who gives away a handle to its address space trusts the receiver with what the handle allows.
 
 use super::{Vmar, child_object, child_rights, local};
 use crate::handle_table::Held;

@@ -1,24 +1,28 @@
 //! One buffer a thread for messages that are read, kept for its capacity.
 
 use fuchsia_zircon::MessageBufEtc;
-use std::cell::Cell;
+use std::cell::RefCell;
 
 thread_local! {
-    static BUFFER: Cell<MessageBufEtc> = Cell::default();
+    static BUFFER: RefCell<MessageBufEtc> = const { RefCell::new(MessageBufEtc::new()) };
 }
 
-/// Larger buffers are not kept.
-const KEPT_CAPACITY: usize = 128 * 1024;
-
-/// The thread's buffer, or a new one while somebody else has that; empty either way.
-pub(crate) fn take() -> MessageBufEtc {
-    BUFFER.take()
+/// Calls `f` with the thread's buffer. Handles that it leaves in there are closed.
+#[inline]
+pub(crate) fn with<R>(f: impl FnOnce(&mut MessageBufEtc) -> R) -> R {
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut message) => {
+            let result = f(&mut message);
+            message.clear();
+            result
+        }
+        // Somebody further up the stack reads a message.
+        Err(_) => f(&mut MessageBufEtc::new()),
+    })
 }
 
-/// Gives a buffer back. Handles that are still in it are closed.
-pub(crate) fn give_back(mut message: MessageBufEtc) {
-    message.clear();
-    if message.split_mut().0.capacity() <= KEPT_CAPACITY {
-        BUFFER.set(message);
-    }
+/// Moves a message out of the buffer, for who keeps it: into memory of its own size.
+pub(crate) fn keep(message: &mut MessageBufEtc) -> MessageBufEtc {
+    let (bytes, handles) = message.split_mut();
+    MessageBufEtc::new_with(bytes.to_vec(), handles.split_off(0))
 }

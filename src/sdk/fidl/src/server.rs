@@ -7,7 +7,6 @@ use crate::encoding::{
 use crate::epitaph::write_epitaph;
 use crate::{AsyncChannel, Error, Result, message_buffer};
 use fuchsia_zircon::{HandleInfo, MessageBufEtc, Status};
-use futures::task::AtomicWaker;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -27,7 +26,6 @@ pub enum MethodType {
 pub struct ServeInner {
     channel: AsyncChannel,
     shut_down: AtomicBool,
-    shutdown_waker: AtomicWaker,
 }
 
 /// A request that is not decoded yet.
@@ -41,11 +39,7 @@ pub struct RequestMessage<'a> {
 impl ServeInner {
     /// The server's end that this channel is.
     pub fn new(channel: AsyncChannel) -> ServeInner {
-        ServeInner {
-            channel,
-            shut_down: AtomicBool::new(false),
-            shutdown_waker: AtomicWaker::new(),
-        }
+        ServeInner { channel, shut_down: AtomicBool::new(false) }
     }
 
     /// The channel.
@@ -61,7 +55,7 @@ impl ServeInner {
     /// Ends the connection when the stream of requests is polled next.
     pub fn shutdown(&self) {
         self.shut_down.store(true, Ordering::Release);
-        self.shutdown_waker.wake();
+        self.channel.wake_reader();
     }
 
     /// Sends an epitaph, once, and ends the connection.
@@ -69,17 +63,8 @@ impl ServeInner {
         if !self.shut_down.swap(true, Ordering::AcqRel) {
             // A client that is gone does not want to know.
             let _ = write_epitaph(self.channel.as_ref(), status);
-            self.shutdown_waker.wake();
+            self.channel.wake_reader();
         }
-    }
-
-    /// Whether the connection was ended from this side. The caller's task is woken when it is.
-    fn poll_shutdown(&self, cx: &Context<'_>) -> bool {
-        if self.shut_down.load(Ordering::Acquire) {
-            return true;
-        }
-        self.shutdown_waker.register(cx.waker());
-        self.shut_down.load(Ordering::Acquire)
     }
 
     /// The next request, decoded by `decode`. After an error or the end there are no more.
@@ -89,27 +74,25 @@ impl ServeInner {
         cx: &mut Context<'_>,
         decode: impl FnOnce(RequestMessage<'_>) -> Result<R>,
     ) -> Poll<Option<Result<R>>> {
-        if *is_terminated || self.poll_shutdown(cx) {
-            *is_terminated = true;
-            return Poll::Ready(None);
-        }
-        let mut message = message_buffer::take();
-        let received = self.channel.recv_etc_from(cx, &mut message);
-        let result = match received {
-            Poll::Pending => {
-                message_buffer::give_back(message);
-                return Poll::Pending;
-            }
-            Poll::Ready(Ok(())) => Some(Self::decode_request(&mut message, decode)),
-            Poll::Ready(Err(Status::PEER_CLOSED)) => None,
-            Poll::Ready(Err(status)) => Some(Err(Error::ServerRequestRead(status))),
+        let polled = if *is_terminated || self.shut_down.load(Ordering::Acquire) {
+            Poll::Ready(None)
+        } else {
+            message_buffer::with(|message| match self.channel.recv_etc_from(cx, message) {
+                Poll::Ready(Ok(())) => Poll::Ready(Some(Self::decode_request(message, decode))),
+                // Who ends the connection from this side sets the flag and then wakes who reads. Either he finds
+                // our task, or the flag is seen here, as it was set before the task was kept.
+                Poll::Pending if self.shut_down.load(Ordering::Acquire) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Err(Status::PEER_CLOSED)) => Poll::Ready(None),
+                Poll::Ready(Err(status)) => {
+                    Poll::Ready(Some(Err(Error::ServerRequestRead(status))))
+                }
+            })
         };
-        // Closes handles that the request did not take.
-        message_buffer::give_back(message);
-        if !matches!(result, Some(Ok(_))) {
+        if let Poll::Ready(None | Some(Err(_))) = polled {
             *is_terminated = true;
         }
-        Poll::Ready(result)
+        polled
     }
 
     fn decode_request<R>(

@@ -35,6 +35,11 @@ impl Channel {
         self.0.on_closed()
     }
 
+    /// Has who waits for a message poll again, as when there is another reason for it to go on.
+    pub fn wake_reader(&self) {
+        self.0.wake_reader();
+    }
+
     /// Reads a message into `buf`, which grows as needed.
     ///
     /// # Errors

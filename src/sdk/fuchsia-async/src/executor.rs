@@ -1,58 +1,45 @@
-//! What all executors share: the port, the queue of ready tasks, timers, and how a thread sleeps and is woken.
+//! What all executors share: the port, who its packets are for, timers, tasks, and which executor a thread belongs to.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
 use crate::clock::{Clock, Time};
-use crate::local::LocalTasks;
-use crate::packets::{PacketReceiver, ReceiverRegistration, Receivers, WAKEUP_KEY};
+use crate::local::Local;
+use crate::packets::{PacketReceiver, Receiver, ReceiverRegistration, Receivers};
+use crate::ready::{Inbox, SharedQueue};
 use crate::task::{TaskHandle, TaskRegistry};
 use crate::timer::Timers;
 use crate::zx;
 
-/// How many tasks run before the port is looked at, so that busy tasks do not keep input out.
-const TASKS_PER_TURN: usize = 128;
-
-/// Something to run.
-pub(crate) enum Runnable {
-    /// The future that the executor was asked to run.
-    Main,
-    Task(Arc<TaskHandle>),
-}
-
-/// The shared part of an executor.
+/// The shared part of an executor. As a waker it wakes the main future of a `LocalExecutor`.
 pub(crate) struct Inner {
-    port: zx::Port,
+    pub(crate) port: zx::Port,
     clock: Clock,
-    ready: Mutex<Ready>,
-    sleepers: Sleepers,
-    receivers: Mutex<Receivers>,
-    pub(crate) timers: Mutex<Timers>,
+    pub(crate) ready: Ready,
+    pub(crate) receivers: Mutex<Receivers>,
+    pub(crate) timers: Timers,
     pub(crate) tasks: Mutex<TaskRegistry>,
 }
 
-/// What is to run.
-#[derive(Default)]
-struct Ready {
-    queue: VecDeque<Runnable>,
-    /// Nothing runs any more, or will.
-    closed: bool,
+/// Where what is ready waits.
+pub(crate) enum Ready {
+    /// With the thread of a `LocalExecutor`, in [`Local`]; here what comes from others.
+    Local(Inbox),
+    /// For any thread of a `SendExecutor`.
+    Shared(SharedQueue),
 }
 
 impl Inner {
-    pub(crate) fn new(clock: Clock) -> Arc<Inner> {
+    pub(crate) fn new(clock: Clock, ready: Ready) -> Arc<Inner> {
         Arc::new(Inner {
             port: zx::Port::create(),
             clock,
-            ready: Mutex::default(),
-            sleepers: Sleepers::default(),
+            ready,
             receivers: Mutex::default(),
-            timers: Mutex::default(),
+            timers: Timers::default(),
             tasks: Mutex::default(),
         })
     }
@@ -61,141 +48,104 @@ impl Inner {
         &self.clock
     }
 
-    /// Makes `runnable` run on some thread of the executor.
-    pub(crate) fn push(&self, runnable: Runnable) {
-        {
-            let mut ready = lock(&self.ready);
-            if ready.closed {
-                return;
-            }
-            ready.queue.push_back(runnable);
+    /// Makes a task run on some thread of its executor.
+    pub(crate) fn push(task: Arc<TaskHandle>) {
+        if let Some(local) = local(task.executor()) {
+            return local.ready.push(task);
         }
-        self.wake_one();
-    }
-
-    pub(crate) fn pop(&self) -> Option<Runnable> {
-        lock(&self.ready).queue.pop_front()
-    }
-
-    /// Whether nothing is ready to run.
-    pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.ready).queue.is_empty()
-    }
-
-    /// Wakes one thread if one sleeps that has not been woken yet.
-    pub(crate) fn wake_one(&self) {
-        if self.sleepers.claim() {
-            self.send_wakeup();
+        let inner = task.executor().clone();
+        match &inner.ready {
+            Ready::Local(inbox) => inbox.put(&inner.port, task),
+            Ready::Shared(queue) => queue.push(&inner.port, task),
         }
     }
 
-    /// Wakes every thread that sleeps.
-    pub(crate) fn wake_all(&self) {
-        while self.sleepers.claim() {
-            self.send_wakeup();
+    fn push_main(&self) {
+        if let Some(local) = local(self) {
+            local.ready.push_main();
+        } else if let Ready::Local(inbox) = &self.ready {
+            inbox.put_main(&self.port);
         }
     }
 
-    fn send_wakeup(&self) {
-        let packet =
-            zx::Packet::from_user_packet(WAKEUP_KEY, 0, zx::UserPacket::from_u8_array([0; 32]));
-        // The port is ours and lives as long as we do; that its queue overflows means that threads are being woken anyway.
-        let _ = self.port.queue(&packet);
-    }
-
-    /// Runs what is ready until `finished`, and sleeps in between.
-    pub(crate) fn run_until(&self, finished: impl Fn() -> bool, mut run: impl FnMut(Runnable)) {
-        let mut budget = TASKS_PER_TURN;
-        while !finished() {
-            if budget > 0
-                && let Some(runnable) = self.pop()
-            {
-                budget -= 1;
-                run(runnable);
-                continue;
-            }
-            self.turn(&finished);
-            budget = TASKS_PER_TURN;
+    /// Has a thread that sleeps look when the next timer is due.
+    pub(crate) fn timer_changed(&self) {
+        match &self.ready {
+            Ready::Local(inbox) if local(self).is_none() => inbox.announce(&self.port),
+            // Its thread is this one, so that it does not sleep.
+            Ready::Local(_) => {}
+            Ready::Shared(queue) => queue.wake_one(&self.port),
         }
     }
 
-    /// Fires timers, takes one packet from the port and, if there is nothing to do, waits for one.
-    fn turn(&self, finished: impl Fn() -> bool) {
-        let deadline = self.fire_timers();
-        self.sleepers.enter();
-        // Whoever pushes after this sees a sleeper, whoever pushed before is seen here.
-        let idle = self.is_idle() && !finished();
-        let deadline = if idle { deadline.into_zx() } else { zx::Time::INFINITE_PAST };
-        let packet = self.port.wait(deadline);
-        let woken = matches!(&packet, Ok(packet) if packet.key() == WAKEUP_KEY);
-        self.sleepers.leave(woken);
-        if let Ok(packet) = packet {
-            self.dispatch(packet);
+    /// Wakes whose timers are due.
+    pub(crate) fn fire_timers(&self) {
+        if self.timers.next_deadline() != Time::INFINITE {
+            let due = self.timers.take_due(self.clock.now());
+            due.into_iter().for_each(std::task::Waker::wake);
         }
     }
 
-    /// Takes a packet that is there already.
-    pub(crate) fn poll_port(&self) -> bool {
-        self.fire_timers();
-        match self.port.wait(zx::Time::INFINITE_PAST) {
-            Ok(packet) => {
-                if packet.key() == WAKEUP_KEY {
-                    self.sleepers.absorb();
+    /// Until when to sleep if nothing is ready.
+    pub(crate) fn deadline(&self) -> zx::Time {
+        match self.clock {
+            Clock::Monotonic => self.timers.next_deadline().into_zx(),
+            // Such a clock does not reach a deadline by waiting.
+            Clock::Fake(_) => zx::Time::INFINITE,
+        }
+    }
+
+    /// Tells whom a packet is for, unless that has gone.
+    pub(crate) fn dispatch(&self, packet: &zx::Packet) {
+        let mut receivers = lock(&self.receivers);
+        match receivers.get(packet.key()) {
+            Some(Receiver::Wait(wait)) => {
+                let waker = wait.end();
+                // Not under the lock: who is called may register another receiver.
+                drop(receivers);
+                if let Some(waker) = waker {
+                    waker.wake();
                 }
-                self.dispatch(packet);
-                true
             }
-            Err(_) => false,
+            Some(Receiver::Packets(receiver)) => {
+                let receiver = receiver.clone();
+                drop(receivers);
+                receiver.receive_packet(*packet);
+            }
+            None => {}
         }
-    }
-
-    fn dispatch(&self, packet: zx::Packet) {
-        let key = packet.key();
-        if key == WAKEUP_KEY {
-            return;
-        }
-        let receiver = lock(&self.receivers).get(key);
-        if let Some(receiver) = receiver {
-            receiver.receive_packet(packet);
-        }
-    }
-
-    /// Wakes whose timers are due, and says when the next one is.
-    fn fire_timers(&self) -> Time {
-        let mut timers = lock(&self.timers);
-        let Some(next) = timers.next_deadline() else {
-            return Time::INFINITE;
-        };
-        let now = self.clock.now();
-        if next > now {
-            return match self.clock {
-                Clock::Monotonic => next,
-                // Such a clock does not reach a deadline by waiting.
-                Clock::Fake(_) => Time::INFINITE,
-            };
-        }
-        let due = timers.take_due(now);
-        drop(timers);
-        for waker in due {
-            waker.wake();
-        }
-        Time::INFINITE_PAST
     }
 
     /// Drops every task, timer and receiver. To be called on the thread that owns the local tasks.
     pub(crate) fn close(&self) {
-        lock(&self.ready).closed = true;
+        match &self.ready {
+            Ready::Local(inbox) => {
+                if let Some(local) = local(self) {
+                    local.ready.close();
+                }
+                inbox.close();
+            }
+            Ready::Shared(queue) => queue.close(),
+        }
         // Futures are dropped outside the locks: what they own may call back.
         let tasks = lock(&self.tasks).close();
         for task in &tasks {
             task.drop_future();
         }
-        let ready = std::mem::take(&mut lock(&self.ready).queue);
-        drop(ready);
-        let wakers = lock(&self.timers).clear();
+        let wakers = self.timers.clear();
         drop(wakers);
         let receivers = lock(&self.receivers).clear();
         drop(receivers);
+    }
+}
+
+impl Wake for Inner {
+    fn wake(self: Arc<Self>) {
+        self.push_main();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.push_main();
     }
 }
 
@@ -204,73 +154,10 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts threads that sleep (low half) and wake-up packets on the way to them (high half).
-#[derive(Default)]
-struct Sleepers(AtomicU32);
-
-const ONE_PACKET: u32 = 1 << 16;
-const SLEEPING: u32 = ONE_PACKET - 1;
-
-impl Sleepers {
-    fn enter(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn leave(&self, woken: bool) {
-        self.0.fetch_sub(if woken { 1 + ONE_PACKET } else { 1 }, Ordering::SeqCst);
-    }
-
-    /// Accounts for a packet that was taken without sleeping.
-    fn absorb(&self) {
-        self.0.fetch_sub(ONE_PACKET, Ordering::SeqCst);
-    }
-
-    /// Whether a packet is to be sent: some thread sleeps and there are fewer packets than such threads.
-    fn claim(&self) -> bool {
-        self.0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
-                (state & SLEEPING > state / ONE_PACKET).then(|| state + ONE_PACKET)
-            })
-            .is_ok()
-    }
-}
-
-/// Wakes the main future.
-pub(crate) struct MainWaker {
-    inner: Arc<Inner>,
-    queued: AtomicBool,
-}
-
-impl MainWaker {
-    /// Queues the main future for the first time.
-    pub(crate) fn new(inner: &Arc<Inner>) -> Arc<MainWaker> {
-        let waker = Arc::new(MainWaker { inner: inner.clone(), queued: AtomicBool::new(false) });
-        waker.wake_by_ref();
-        waker
-    }
-
-    /// To be called before the main future is polled.
-    pub(crate) fn taken(&self) {
-        self.queued.store(false, Ordering::SeqCst);
-    }
-}
-
-impl Wake for MainWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::SeqCst) {
-            self.inner.push(Runnable::Main);
-        }
-    }
-}
-
 /// The executor that a thread belongs to.
 struct Current {
     inner: Arc<Inner>,
-    locals: Option<Rc<LocalTasks>>,
+    local: Option<Rc<Local>>,
 }
 
 thread_local! {
@@ -283,10 +170,10 @@ pub(crate) struct CurrentGuard(());
 impl CurrentGuard {
     /// # Panics
     /// If the thread has an executor.
-    pub(crate) fn enter(inner: &Arc<Inner>, locals: Option<Rc<LocalTasks>>) -> CurrentGuard {
+    pub(crate) fn enter(inner: &Arc<Inner>, local: Option<Rc<Local>>) -> CurrentGuard {
         CURRENT.with_borrow_mut(|current| {
             assert!(current.is_none(), "there is an executor on this thread already");
-            *current = Some(Current { inner: inner.clone(), locals });
+            *current = Some(Current { inner: inner.clone(), local });
         });
         CurrentGuard(())
     }
@@ -299,13 +186,13 @@ impl Drop for CurrentGuard {
     }
 }
 
-/// The tasks that belong to this thread, if it runs those of `inner`.
-pub(crate) fn local_tasks(inner: &Arc<Inner>) -> Option<Rc<LocalTasks>> {
+/// What belongs to this thread alone, if it is that of the `LocalExecutor` that `inner` is part of.
+pub(crate) fn local(inner: &Inner) -> Option<Rc<Local>> {
     CURRENT
         .try_with(|current| {
             let current = current.borrow();
             let current = current.as_ref()?;
-            Arc::ptr_eq(&current.inner, inner).then(|| current.locals.clone())?
+            std::ptr::eq(&*current.inner, inner).then(|| current.local.clone())?
         })
         .ok()
         .flatten()
@@ -359,7 +246,7 @@ impl EHandle {
         &self,
         receiver: Arc<T>,
     ) -> ReceiverRegistration<T> {
-        let key = lock(&self.inner.receivers).insert(receiver.clone());
+        let key = lock(&self.inner.receivers).insert(Receiver::Packets(receiver.clone()));
         ReceiverRegistration::new(self.clone(), receiver, key)
     }
 

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crate::clock::{Clock, Time};
-use crate::executor::{EHandle, MainWaker, Runnable, lock};
+use crate::executor::EHandle;
 use crate::local::LocalExecutor;
+use crate::ready::Runnable;
 
 /// A [`LocalExecutor`] that can also run just as far as it gets, and whose clock a test can set.
 pub struct TestExecutor {
@@ -51,17 +52,15 @@ impl TestExecutor {
     /// Wakes the tasks whose timers are due; whether there were any.
     pub fn wake_expired_timers(&mut self) -> bool {
         let now = self.now();
-        let due = lock(&self.local.inner.timers).take_due(now);
+        let due = self.local.inner.timers.take_due(now);
         let any = !due.is_empty();
-        for waker in due {
-            waker.wake();
-        }
+        due.into_iter().for_each(Waker::wake);
         any
     }
 
     /// When the next timer is due.
     pub fn next_timer(&self) -> Option<Time> {
-        lock(&self.local.inner.timers).next_deadline()
+        self.local.inner.timers.next()
     }
 
     /// Runs `future` to its end, and every task meanwhile.
@@ -74,23 +73,22 @@ impl TestExecutor {
         &mut self,
         future: &mut F,
     ) -> Poll<F::Output> {
-        let inner = self.local.inner.clone();
-        let main = MainWaker::new(&inner);
-        let waker = Waker::from(main.clone());
-        let mut context = Context::from_waker(&waker);
+        let executor = &self.local;
+        let ready = &executor.local.ready;
+        let mut context = Context::from_waker(&executor.waker);
+        ready.push_main();
         loop {
-            match inner.pop() {
-                Some(Runnable::Task(task)) => task.run(),
+            match ready.pop() {
+                Some(Runnable::Task(task)) => task.run(Some(&executor.local)),
                 Some(Runnable::Main) => {
-                    main.taken();
                     let output = Pin::new(&mut *future).poll(&mut context);
                     if output.is_ready() {
                         return output;
                     }
                 }
                 // A timer that fires leaves no packet, only something to run.
-                None if inner.poll_port() => {}
-                None if inner.is_idle() => return Poll::Pending,
+                None if executor.poll_port() => {}
+                None if ready.is_empty() => return Poll::Pending,
                 None => {}
             }
         }

@@ -15,6 +15,7 @@ mod fifo;
 mod local;
 mod on_signals;
 mod packets;
+mod ready;
 mod rwhandle;
 mod send;
 mod socket;

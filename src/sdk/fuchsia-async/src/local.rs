@@ -7,53 +7,65 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use slab::Slab;
+
 use crate::clock::Clock;
-use crate::executor::{CurrentGuard, EHandle, Inner, MainWaker, Runnable};
+use crate::executor::{CurrentGuard, EHandle, Inner, Ready};
+use crate::packets::WAKEUP_KEY;
+use crate::ready::{Inbox, LocalQueue, Runnable, TASKS_PER_TURN};
 use crate::task::LocalFuture;
+use crate::zx;
 
-/// Futures that cannot leave the thread. Their tasks, which can, know them by number.
+/// What belongs to the thread of a [`LocalExecutor`] alone.
 #[derive(Default)]
-pub(crate) struct LocalTasks(RefCell<Slots>);
+pub(crate) struct Local {
+    pub(crate) ready: LocalQueue,
+    pub(crate) tasks: LocalTasks,
+}
 
+/// Futures that cannot leave the thread, each with its task's waker. The tasks, which can leave, know them by number.
 #[derive(Default)]
-struct Slots {
-    futures: Vec<Option<LocalFuture>>,
-    free: Vec<usize>,
+pub(crate) struct LocalTasks(RefCell<Slab<Option<LocalTask>>>);
+
+struct LocalTask {
+    future: LocalFuture,
+    waker: Waker,
 }
 
 impl LocalTasks {
-    pub(crate) fn insert(&self, future: LocalFuture) -> usize {
-        let mut slots = self.0.borrow_mut();
-        match slots.free.pop() {
-            Some(number) => {
-                slots.futures[number] = Some(future);
-                number
-            }
-            None => {
-                slots.futures.push(Some(future));
-                slots.futures.len() - 1
-            }
+    /// A number for a future.
+    pub(crate) fn reserve(&self) -> usize {
+        self.0.borrow_mut().insert(None)
+    }
+
+    /// Puts a future where a number was reserved for it.
+    pub(crate) fn fill(&self, number: usize, future: LocalFuture, waker: Waker) {
+        self.put(number, LocalTask { future, waker });
+    }
+
+    fn put(&self, number: usize, task: LocalTask) {
+        if let Some(slot) = self.0.borrow_mut().get_mut(number) {
+            *slot = Some(task);
         }
     }
 
+    fn take(&self, number: usize) -> Option<LocalTask> {
+        self.0.borrow_mut().get_mut(number)?.take()
+    }
+
     /// Polls a future, which is out of its slot meanwhile, so that it can make and drop others.
-    pub(crate) fn poll(&self, number: usize, context: &mut Context<'_>) -> Poll<()> {
-        let future = self.0.borrow_mut().futures.get_mut(number).and_then(Option::take);
-        let Some(mut future) = future else {
+    pub(crate) fn poll(&self, number: usize) -> Poll<()> {
+        let Some(mut task) = self.take(number) else {
             return Poll::Ready(());
         };
-        let result = future.as_mut().poll(context);
-        self.0.borrow_mut().futures[number] = Some(future);
+        let result = task.future.as_mut().poll(&mut Context::from_waker(&task.waker));
+        self.put(number, task);
         result
     }
 
     pub(crate) fn remove(&self, number: usize) {
-        let future = {
-            let mut slots = self.0.borrow_mut();
-            slots.free.push(number);
-            slots.futures.get_mut(number).and_then(Option::take)
-        };
-        drop(future);
+        let task = self.0.borrow_mut().try_remove(number);
+        drop(task);
     }
 }
 
@@ -61,7 +73,9 @@ impl LocalTasks {
 pub struct LocalExecutor {
     pub(crate) inner: Arc<Inner>,
     /// Also keeps the executor on its thread.
-    _locals: Rc<LocalTasks>,
+    pub(crate) local: Rc<Local>,
+    /// Wakes the main future.
+    pub(crate) waker: Waker,
     current: Option<CurrentGuard>,
 }
 
@@ -76,32 +90,62 @@ impl LocalExecutor {
     }
 
     pub(crate) fn with_clock(clock: Clock) -> LocalExecutor {
-        let inner = Inner::new(clock);
-        let locals = Rc::new(LocalTasks::default());
-        let current = CurrentGuard::enter(&inner, Some(locals.clone()));
-        LocalExecutor { inner, _locals: locals, current: Some(current) }
+        let inner = Inner::new(clock, Ready::Local(Inbox::default()));
+        let local = Rc::new(Local::default());
+        let current = CurrentGuard::enter(&inner, Some(local.clone()));
+        let waker = Waker::from(inner.clone());
+        LocalExecutor { inner, local, waker, current: Some(current) }
     }
 
     /// Runs `future` to its end, and every task meanwhile.
     pub fn run_singlethreaded<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let main = MainWaker::new(&self.inner);
-        let waker = Waker::from(main.clone());
-        let mut context = Context::from_waker(&waker);
-        let result = RefCell::new(None);
-        self.inner.run_until(
-            || result.borrow().is_some(),
-            |runnable| match runnable {
-                Runnable::Task(task) => task.run(),
-                Runnable::Main => {
-                    main.taken();
-                    if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                        result.replace(Some(output));
+        let mut context = Context::from_waker(&self.waker);
+        self.local.ready.push_main();
+        loop {
+            for _ in 0..TASKS_PER_TURN {
+                match self.local.ready.pop() {
+                    Some(Runnable::Main) => {
+                        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                            return output;
+                        }
                     }
+                    Some(Runnable::Task(task)) => task.run(Some(&self.local)),
+                    None => break,
                 }
-            },
-        );
-        result.into_inner().expect("run_until returns when there is a result")
+            }
+            self.turn();
+        }
+    }
+
+    /// Fires timers, takes one packet from the port and, if there is nothing to do, waits for one.
+    fn turn(&self) {
+        self.inner.fire_timers();
+        let idle = self.local.ready.is_empty();
+        self.take_packet(if idle { self.inner.deadline() } else { zx::Time::INFINITE_PAST });
+    }
+
+    /// Fires timers and takes a packet that is there already.
+    pub(crate) fn poll_port(&self) -> bool {
+        self.inner.fire_timers();
+        self.take_packet(zx::Time::INFINITE_PAST)
+    }
+
+    fn take_packet(&self, deadline: zx::Time) -> bool {
+        let Ok(packet) = self.inner.port.wait(deadline) else {
+            return false;
+        };
+        let Ready::Local(inbox) = &self.inner.ready else {
+            return true;
+        };
+        let announced = packet.key() == WAKEUP_KEY;
+        if !announced {
+            self.inner.dispatch(&packet);
+        }
+        if announced || inbox.is_unannounced() {
+            inbox.empty_into(&self.local.ready);
+        }
+        true
     }
 
     /// A handle to the executor.

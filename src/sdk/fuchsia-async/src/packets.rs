@@ -3,7 +3,10 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use slab::Slab;
+
 use crate::EHandle;
+use crate::rwhandle::Wait;
 use crate::zx;
 
 /// The key of the packets that only wake a thread up.
@@ -15,52 +18,58 @@ pub trait PacketReceiver: Send + Sync + 'static {
     fn receive_packet(&self, packet: zx::Packet);
 }
 
-/// The receivers of an executor. A key is an index into `slots` and, above it, how often the slot has been given out, so
-/// that a late packet does not reach the next one in the slot.
-#[derive(Default)]
-pub(crate) struct Receivers {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+/// What a packet is for.
+pub(crate) enum Receiver {
+    /// The end of a wait of an `RWHandle`: the most frequent packets, so that they need not be passed on.
+    Wait(Wait),
+    /// Somebody else who knows what it means.
+    Packets(Arc<dyn PacketReceiver>),
 }
 
-struct Slot {
+/// The receivers of an executor. A key is an index into `entries` and, above it, a number that the next one there does not
+/// have, so that a late packet does not reach it.
+#[derive(Default)]
+pub(crate) struct Receivers {
+    entries: Slab<Entry>,
+    next_generation: u32,
+}
+
+struct Entry {
     generation: u32,
-    receiver: Option<Arc<dyn PacketReceiver>>,
+    receiver: Receiver,
 }
 
 impl Receivers {
-    pub(crate) fn insert(&mut self, receiver: Arc<dyn PacketReceiver>) -> u64 {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, receiver: None });
-            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 receivers")
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.receiver = Some(receiver);
-        u64::from(slot.generation) << 32 | u64::from(index)
-    }
-
-    pub(crate) fn get(&self, key: u64) -> Option<Arc<dyn PacketReceiver>> {
-        self.slot(key).and_then(|slot| slot.receiver.clone())
-    }
-
-    pub(crate) fn remove(&mut self, key: u64) -> Option<Arc<dyn PacketReceiver>> {
-        self.slot(key)?;
-        let index = key as u32;
-        let slot = &mut self.slots[index as usize];
+    pub(crate) fn insert(&mut self, receiver: Receiver) -> u64 {
+        let generation = self.next_generation;
         // One generation is left out, since it would give WAKEUP_KEY.
-        slot.generation = (slot.generation + 1) % u32::MAX;
-        self.free.push(index);
-        slot.receiver.take()
+        self.next_generation = (generation + 1) % u32::MAX;
+        let index = self.entries.insert(Entry { generation, receiver });
+        let index = u32::try_from(index).expect("fewer than 2^32 receivers");
+        u64::from(generation) << 32 | u64::from(index)
     }
 
-    fn slot(&self, key: u64) -> Option<&Slot> {
-        let slot = self.slots.get(key as u32 as usize)?;
-        (u64::from(slot.generation) == key >> 32).then_some(slot)
+    pub(crate) fn get(&mut self, key: u64) -> Option<&mut Receiver> {
+        let entry = self.entries.get_mut(key as u32 as usize)?;
+        (u64::from(entry.generation) == key >> 32).then_some(&mut entry.receiver)
+    }
+
+    /// The wait with this key. `None` once the executor is closed.
+    pub(crate) fn wait(&mut self, key: u64) -> Option<&mut Wait> {
+        match self.get(key) {
+            Some(Receiver::Wait(wait)) => Some(wait),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: u64) -> Option<Receiver> {
+        self.get(key)?;
+        Some(self.entries.remove(key as u32 as usize).receiver)
     }
 
     /// Forgets all receivers. Keys that are out no longer lead anywhere.
-    pub(crate) fn clear(&mut self) -> Vec<Arc<dyn PacketReceiver>> {
-        self.slots.iter_mut().filter_map(|slot| slot.receiver.take()).collect()
+    pub(crate) fn clear(&mut self) -> Vec<Receiver> {
+        self.entries.drain().map(|entry| entry.receiver).collect()
     }
 }
 

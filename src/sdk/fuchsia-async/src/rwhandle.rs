@@ -2,38 +2,115 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use futures::task::AtomicWaker;
-
-use crate::executor::EHandle;
+use crate::executor::{EHandle, lock};
 use crate::on_signals::{OnSignals, OnSignalsRef};
-use crate::packets::{PacketReceiver, ReceiverRegistration};
+use crate::packets::Receiver;
 use crate::zx::{self, AsHandleRef};
 
-/// Whether a wait for one direction is under way.
-#[derive(Default)]
-struct Direction {
-    armed: AtomicBool,
-    waker: AtomicWaker,
+/// What an executor keeps of a wait for one direction of an object.
+pub(crate) struct Wait {
+    /// A wait is under way. Shared with the object, which looks without the executor's lock, and changed under that.
+    armed: Arc<AtomicBool>,
+    waker: Option<Waker>,
 }
 
-impl PacketReceiver for Direction {
-    fn receive_packet(&self, _packet: zx::Packet) {
-        self.armed.store(false, Ordering::SeqCst);
-        self.waker.wake();
+impl Wait {
+    /// The wait is over; whom to tell.
+    pub(crate) fn end(&mut self) -> Option<Waker> {
+        self.armed.store(false, Ordering::Release);
+        self.waker.take()
+    }
+
+    /// Changes whom to tell. What was known before is to be dropped without the lock.
+    fn tell(&mut self, waker: &Waker) -> Option<Waker> {
+        match &self.waker {
+            Some(known) if known.will_wake(waker) => None,
+            _ => self.waker.replace(waker.clone()),
+        }
     }
 }
 
+/// One direction of an object, for which its executor keeps a [`Wait`].
+struct Direction {
+    executor: EHandle,
+    key: u64,
+    armed: Arc<AtomicBool>,
+}
+
 impl Direction {
+    fn new(executor: EHandle) -> Direction {
+        let armed = Arc::new(AtomicBool::new(false));
+        let wait = Receiver::Wait(Wait { armed: armed.clone(), waker: None });
+        let key = lock(&executor.inner().receivers).insert(wait);
+        Direction { executor, key, armed }
+    }
+
     /// Pending while a wait is under way: then the object has not become ready since somebody last tried.
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.armed.load(Ordering::SeqCst) {
+        if !self.armed.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        self.waker.register(context.waker());
-        // It may have ended before the waker was there.
-        if self.armed.load(Ordering::SeqCst) { Poll::Pending } else { Poll::Ready(()) }
+        let mut receivers = lock(&self.executor.inner().receivers);
+        // It may have ended before the lock was taken.
+        if !self.armed.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        let known = receivers.wait(self.key).and_then(|wait| wait.tell(context.waker()));
+        drop(receivers);
+        drop(known);
+        Poll::Pending
+    }
+
+    /// Waits for `signals` of `handle`, unless a wait is under way already.
+    fn need(
+        &self,
+        handle: &impl AsHandleRef,
+        signals: zx::Signals,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), zx::Status>> {
+        let mut receivers = lock(&self.executor.inner().receivers);
+        // Only changed under the lock, so that two steps do no harm.
+        let under_way = self.armed.load(Ordering::Relaxed);
+        self.armed.store(true, Ordering::Relaxed);
+        let known = receivers.wait(self.key).and_then(|wait| wait.tell(context.waker()));
+        drop(receivers);
+        drop(known);
+        if !under_way {
+            let options = zx::WaitAsyncOpts::empty();
+            let wait = handle.wait_async_handle(self.executor.port(), self.key, signals, options);
+            if let Err(status) = wait {
+                self.end_wait();
+                return Poll::Ready(Err(status));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Forgets a wait that could not be made.
+    fn end_wait(&self) {
+        let mut receivers = lock(&self.executor.inner().receivers);
+        self.armed.store(false, Ordering::Release);
+        let waker = receivers.wait(self.key).and_then(Wait::end);
+        drop(receivers);
+        drop(waker);
+    }
+
+    /// Wakes who waits, though the wait goes on.
+    fn wake(&self) {
+        let mut receivers = lock(&self.executor.inner().receivers);
+        let waker = receivers.wait(self.key).and_then(|wait| wait.waker.take());
+        drop(receivers);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Direction {
+    fn drop(&mut self) {
+        self.executor.deregister_receiver(self.key);
     }
 }
 
@@ -61,7 +138,9 @@ impl History {
     }
 
     fn found_nothing(&self) {
-        match self.reads.swap(0, Ordering::Relaxed) {
+        let reads = self.reads.load(Ordering::Relaxed);
+        self.reads.store(0, Ordering::Relaxed);
+        match reads {
             0 => {}
             1 => self.another_single(),
             _ => self.singles.store(0, Ordering::Relaxed),
@@ -94,11 +173,10 @@ impl History {
 /// they are not tried: an object that is ready costs one system call, a task that is polled for other reasons none.
 pub struct RWHandle<T> {
     handle: T,
-    executor: EHandle,
-    read: ReceiverRegistration<Direction>,
+    read: Direction,
     history: History,
     /// Not every object is waited for in this direction.
-    write: OnceLock<ReceiverRegistration<Direction>>,
+    write: OnceLock<Direction>,
 }
 
 impl<T: AsHandleRef> RWHandle<T> {
@@ -107,9 +185,8 @@ impl<T: AsHandleRef> RWHandle<T> {
     /// # Panics
     /// Without an executor on this thread.
     pub fn new(handle: T) -> Self {
-        let executor = EHandle::local();
-        let read = executor.register_receiver(Arc::new(Direction::default()));
-        RWHandle { handle, executor, read, history: History::default(), write: OnceLock::new() }
+        let read = Direction::new(EHandle::local());
+        RWHandle { handle, read, history: History::default(), write: OnceLock::new() }
     }
 
     /// The object.
@@ -119,11 +196,11 @@ impl<T: AsHandleRef> RWHandle<T> {
 
     /// The object, given back. Waits for it are cancelled.
     pub fn into_inner(self) -> T {
-        for registration in [Some(&self.read), self.write.get()].into_iter().flatten() {
-            if registration.armed.load(Ordering::SeqCst) {
+        for direction in [Some(&self.read), self.write.get()].into_iter().flatten() {
+            if direction.armed.load(Ordering::Acquire) {
                 let handle = self.handle.as_handle_ref();
                 // It may have ended meanwhile; then the packet finds nobody.
-                let _ = registration.port().cancel(&handle, registration.key());
+                let _ = direction.executor.port().cancel(&handle, direction.key);
             }
         }
         self.handle
@@ -168,7 +245,7 @@ impl<T: AsHandleRef> RWHandle<T> {
     /// Those of `zx_object_wait_async`, such as `ACCESS_DENIED` for a handle that cannot be waited on.
     pub fn need_readable(&self, context: &mut Context<'_>) -> Poll<Result<(), zx::Status>> {
         let signals = zx::Signals::OBJECT_READABLE | zx::Signals::OBJECT_PEER_CLOSED;
-        self.need(&self.read, signals, context)
+        self.read.need(&self.handle, signals, context)
     }
 
     /// As [`RWHandle::need_readable`], with further signals that end the wait.
@@ -181,7 +258,7 @@ impl<T: AsHandleRef> RWHandle<T> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), zx::Status>> {
         let signals = zx::Signals::OBJECT_READABLE | zx::Signals::OBJECT_PEER_CLOSED | more;
-        self.need(&self.read, signals, context)
+        self.read.need(&self.handle, signals, context)
     }
 
     /// Pending while it is known that a write would not be taken.
@@ -208,32 +285,13 @@ impl<T: AsHandleRef> RWHandle<T> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), zx::Status>> {
         let signals = zx::Signals::OBJECT_WRITABLE | zx::Signals::OBJECT_PEER_CLOSED | more;
-        let write = self
-            .write
-            .get_or_init(|| self.executor.register_receiver(Arc::new(Direction::default())));
-        self.need(write, signals, context)
+        let write = self.write.get_or_init(|| Direction::new(self.read.executor.clone()));
+        write.need(&self.handle, signals, context)
     }
 
-    fn need(
-        &self,
-        direction: &ReceiverRegistration<Direction>,
-        signals: zx::Signals,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), zx::Status>> {
-        direction.waker.register(context.waker());
-        if !direction.armed.swap(true, Ordering::SeqCst) {
-            let wait = self.handle.wait_async_handle(
-                direction.port(),
-                direction.key(),
-                signals,
-                zx::WaitAsyncOpts::empty(),
-            );
-            if let Err(status) = wait {
-                direction.armed.store(false, Ordering::SeqCst);
-                return Poll::Ready(Err(status));
-            }
-        }
-        Poll::Pending
+    /// Has who waits for something to read poll again, as when there is another reason for it to go on.
+    pub fn wake_reader(&self) {
+        self.read.wake();
     }
 
     /// Whether the other side has gone.

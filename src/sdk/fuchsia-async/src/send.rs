@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::clock::Clock;
-use crate::executor::{CurrentGuard, EHandle, Inner, Runnable, lock};
+use crate::executor::{CurrentGuard, EHandle, Inner, Ready, lock};
+use crate::packets::WAKEUP_KEY;
+use crate::ready::{SharedQueue, TASKS_PER_TURN};
 use crate::task::TaskHandle;
+use crate::zx;
 
 /// An executor that runs tasks on several threads, one of which is the caller's.
 pub struct SendExecutor {
@@ -23,7 +26,7 @@ impl SendExecutor {
     /// # Panics
     /// If the thread has an executor.
     pub fn new(threads: usize) -> SendExecutor {
-        let inner = Inner::new(Clock::Monotonic);
+        let inner = Inner::new(Clock::Monotonic, Ready::Shared(SharedQueue::default()));
         let current = CurrentGuard::enter(&inner, None);
         SendExecutor { inner, threads: threads.max(1), current: Some(current) }
     }
@@ -42,7 +45,7 @@ impl SendExecutor {
                 let output = future.await;
                 *lock(&result) = Some(output);
                 finished.store(true, Ordering::SeqCst);
-                inner.wake_all();
+                wake_all(&inner);
             }
         };
         TaskHandle::spawn_send(&self.inner, Box::pin(main));
@@ -73,22 +76,50 @@ impl SendExecutor {
     }
 }
 
+/// Has every thread look whether it is finished.
+fn wake_all(inner: &Inner) {
+    if let Ready::Shared(queue) = &inner.ready {
+        queue.wake_all(&inner.port);
+    }
+}
+
 /// Runs tasks until `finished`. A panic finishes the other threads, too, before it goes on.
-fn work(inner: &Arc<Inner>, finished: &AtomicBool) {
+fn work(inner: &Inner, finished: &AtomicBool) {
+    let Ready::Shared(queue) = &inner.ready else { return };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        inner.run_until(
-            || finished.load(Ordering::SeqCst),
-            |runnable| {
-                if let Runnable::Task(task) = runnable {
-                    task.run();
-                }
-            },
-        );
+        let mut budget = TASKS_PER_TURN;
+        while !finished.load(Ordering::SeqCst) {
+            if budget > 0
+                && let Some(task) = queue.pop()
+            {
+                budget -= 1;
+                task.run(None);
+                continue;
+            }
+            turn(inner, queue, finished);
+            budget = TASKS_PER_TURN;
+        }
     }));
     if let Err(panic) = outcome {
         finished.store(true, Ordering::SeqCst);
-        inner.wake_all();
+        wake_all(inner);
         resume_unwind(panic);
+    }
+}
+
+/// Fires timers, takes one packet from the port and, if there is nothing to do, waits for one.
+fn turn(inner: &Inner, queue: &SharedQueue, finished: &AtomicBool) {
+    inner.fire_timers();
+    queue.sleepers.enter();
+    // Whoever makes something ready, or sets a timer, after this sees a sleeper; whoever did before is seen here.
+    let idle = queue.is_empty() && !finished.load(Ordering::SeqCst);
+    let packet = inner.port.wait(if idle { inner.deadline() } else { zx::Time::INFINITE_PAST });
+    let woken = matches!(&packet, Ok(packet) if packet.key() == WAKEUP_KEY);
+    queue.sleepers.leave(woken);
+    if let Ok(packet) = packet
+        && !woken
+    {
+        inner.dispatch(&packet);
     }
 }
 

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
+use slab::Slab;
+
 use crate::EHandle;
-use crate::executor::{Inner, Runnable, local_tasks, lock};
+use crate::executor::{Inner, local, lock};
+use crate::local::Local;
 
 pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 type SendFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -19,11 +22,13 @@ const RUNNING: u8 = 2;
 const WOKEN: u8 = 3;
 const DONE: u8 = 4;
 
-enum TaskFuture {
-    Send(SendFuture),
+/// What a task runs.
+enum Body {
+    /// With the task's waker, so that it need not be made for each poll. A circle of references, which whoever finishes the task
+    /// breaks; and as long as its executor knows the task somebody will.
+    Send(Mutex<Option<(SendFuture, Waker)>>),
     /// Kept by the thread that made it, under this number.
     Local(usize),
-    Gone,
 }
 
 /// A task, as its executor and its wakers see it.
@@ -31,7 +36,7 @@ pub(crate) struct TaskHandle {
     inner: Arc<Inner>,
     state: AtomicU8,
     cancelled: AtomicBool,
-    future: Mutex<TaskFuture>,
+    body: Body,
     /// Where the executor keeps it.
     slot: usize,
 }
@@ -39,38 +44,51 @@ pub(crate) struct TaskHandle {
 impl TaskHandle {
     /// Makes a task of `future`. `None` if the executor has been closed.
     pub(crate) fn spawn_send(inner: &Arc<Inner>, future: SendFuture) -> Option<Arc<TaskHandle>> {
-        TaskHandle::spawn(inner, TaskFuture::Send(future))
-    }
-
-    fn spawn_local(inner: &Arc<Inner>, future: LocalFuture) -> Option<Arc<TaskHandle>> {
-        let locals = local_tasks(inner)
-            .expect("a local task needs a LocalExecutor on the thread that makes it");
-        let number = locals.insert(future);
-        TaskHandle::spawn(inner, TaskFuture::Local(number))
-    }
-
-    fn spawn(inner: &Arc<Inner>, future: TaskFuture) -> Option<Arc<TaskHandle>> {
         let task = lock(&inner.tasks).insert_with(|slot| {
-            Arc::new(TaskHandle {
-                inner: inner.clone(),
-                state: AtomicU8::new(QUEUED),
-                cancelled: AtomicBool::new(false),
-                future: Mutex::new(future),
-                slot,
-            })
+            let task = TaskHandle::new(inner, Body::Send(Mutex::default()), slot);
+            if let Body::Send(body) = &task.body {
+                *lock(body) = Some((future, Waker::from(task.clone())));
+            }
+            task
         })?;
-        inner.push(Runnable::Task(task.clone()));
+        Inner::push(task.clone());
         Some(task)
     }
 
-    /// Polls the future once. Called by one thread at a time: who took the task from the queue.
-    pub(crate) fn run(self: &Arc<Self>) {
+    fn spawn_local(inner: &Arc<Inner>, future: LocalFuture) -> Option<Arc<TaskHandle>> {
+        let tasks = &local(inner)
+            .expect("a local task needs a LocalExecutor on the thread that makes it")
+            .tasks;
+        let number = tasks.reserve();
+        let made = lock(&inner.tasks)
+            .insert_with(|slot| TaskHandle::new(inner, Body::Local(number), slot));
+        let Some(task) = made else {
+            tasks.remove(number);
+            return None;
+        };
+        tasks.fill(number, future, Waker::from(task.clone()));
+        Inner::push(task.clone());
+        Some(task)
+    }
+
+    fn new(inner: &Arc<Inner>, body: Body, slot: usize) -> Arc<TaskHandle> {
+        let (state, cancelled) = (AtomicU8::new(QUEUED), AtomicBool::new(false));
+        Arc::new(TaskHandle { inner: inner.clone(), state, cancelled, body, slot })
+    }
+
+    pub(crate) fn executor(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// Polls the future once. Called by one thread at a time: who took the task from the queue. `local` is what belongs to the
+    /// thread, if it is that of a `LocalExecutor`.
+    pub(crate) fn run(self: Arc<Self>, local: Option<&Local>) {
+        // Whoever wakes the task from here on sees that it runs; what he did before, if he saw it queued, is seen by the poll.
         if self.state.swap(RUNNING, Ordering::AcqRel) == DONE {
             self.state.store(DONE, Ordering::Release);
             return;
         }
-        if self.cancelled.load(Ordering::Acquire) || self.poll().is_ready() {
-            self.state.store(DONE, Ordering::Release);
+        if self.cancelled.load(Ordering::Acquire) || self.poll(local).is_ready() {
             self.drop_future();
             let task = lock(&self.inner.tasks).remove(self.slot);
             drop(task);
@@ -79,32 +97,37 @@ impl TaskHandle {
         let idle = self.state.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
         if idle == Err(WOKEN) {
             self.state.store(QUEUED, Ordering::Release);
-            self.inner.push(Runnable::Task(self.clone()));
+            Inner::push(self);
         }
     }
 
-    fn poll(self: &Arc<Self>) -> Poll<()> {
-        let waker = Waker::from(self.clone());
-        let mut context = Context::from_waker(&waker);
-        let number = match &mut *lock(&self.future) {
-            TaskFuture::Send(future) => return future.as_mut().poll(&mut context),
-            TaskFuture::Local(number) => *number,
-            TaskFuture::Gone => return Poll::Ready(()),
-        };
-        match local_tasks(&self.inner) {
-            Some(locals) => locals.poll(number, &mut context),
+    fn poll(&self, local: Option<&Local>) -> Poll<()> {
+        match (&self.body, local) {
+            (Body::Send(body), _) => match &mut *lock(body) {
+                Some((future, waker)) => future.as_mut().poll(&mut Context::from_waker(waker)),
+                None => Poll::Ready(()),
+            },
+            (Body::Local(number), Some(local)) => local.tasks.poll(*number),
             // Only the thread of a LocalExecutor runs its queue.
-            None => Poll::Pending,
+            (Body::Local(_), None) => Poll::Pending,
         }
     }
 
-    /// Drops the future, if it is not being polled further up the stack.
+    /// Finishes the task, once. Not to be called while it is polled.
     pub(crate) fn drop_future(&self) {
-        let future = std::mem::replace(&mut *lock(&self.future), TaskFuture::Gone);
-        if let TaskFuture::Local(number) = future
-            && let Some(locals) = local_tasks(&self.inner)
-        {
-            locals.remove(number);
+        if self.state.swap(DONE, Ordering::AcqRel) == DONE {
+            return;
+        }
+        match &self.body {
+            Body::Send(body) => {
+                let body = lock(body).take();
+                drop(body);
+            }
+            Body::Local(number) => {
+                if let Some(local) = local(&self.inner) {
+                    local.tasks.remove(*number);
+                }
+            }
         }
     }
 
@@ -113,22 +136,32 @@ impl TaskHandle {
         self.cancelled.store(true, Ordering::Release);
         self.wake_by_ref();
     }
+
+    /// Notes that the task is woken; whether it is to be queued therefor.
+    ///
+    /// Where it is queued already, too, this changes the state, by the same value: whoever takes the task from the queue then
+    /// sees all that happened before.
+    fn is_to_be_queued(&self) -> bool {
+        let woken =
+            self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
+                IDLE | QUEUED => Some(QUEUED),
+                RUNNING | WOKEN => Some(WOKEN),
+                _ => None,
+            });
+        woken == Ok(IDLE)
+    }
 }
 
 impl Wake for TaskHandle {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        if self.is_to_be_queued() {
+            Inner::push(self);
+        }
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let woken =
-            self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
-                IDLE => Some(QUEUED),
-                RUNNING => Some(WOKEN),
-                _ => None,
-            });
-        if woken == Ok(IDLE) {
-            self.inner.push(Runnable::Task(self.clone()));
+        if self.is_to_be_queued() {
+            Inner::push(self.clone());
         }
     }
 }
@@ -136,8 +169,7 @@ impl Wake for TaskHandle {
 /// All tasks of an executor, so that they can be dropped with it.
 #[derive(Default)]
 pub(crate) struct TaskRegistry {
-    slots: Vec<Option<Arc<TaskHandle>>>,
-    free: Vec<usize>,
+    tasks: Slab<Arc<TaskHandle>>,
     closed: bool,
 }
 
@@ -149,27 +181,20 @@ impl TaskRegistry {
         if self.closed {
             return None;
         }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        let task = make(slot);
-        self.slots[slot] = Some(task.clone());
+        let entry = self.tasks.vacant_entry();
+        let task = make(entry.key());
+        entry.insert(task.clone());
         Some(task)
     }
 
     fn remove(&mut self, slot: usize) -> Option<Arc<TaskHandle>> {
-        if self.closed {
-            return None;
-        }
-        self.free.push(slot);
-        self.slots[slot].take()
+        self.tasks.try_remove(slot)
     }
 
     /// Takes all tasks out, and no more in.
     pub(crate) fn close(&mut self) -> Vec<Arc<TaskHandle>> {
         self.closed = true;
-        self.slots.drain(..).flatten().collect()
+        self.tasks.drain().collect()
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures::stream::{FusedStream, Stream};
@@ -12,33 +14,96 @@ use crate::clock::{Time, WakeupTime};
 use crate::executor::{EHandle, lock};
 use crate::zx;
 
-/// The timers of an executor that somebody waits for, in the order in which they are due. The number keeps apart those
-/// that are due at the same time.
-#[derive(Default)]
+/// The timers of an executor that somebody waits for.
 pub(crate) struct Timers {
-    waiting: BTreeMap<(Time, u64), Waker>,
+    waiting: Mutex<Waiting>,
+    /// When the first of them is due, in nanoseconds, so that a turn without a timer takes no lock. Changed under the lock, and
+    /// in one order with the count of threads that sleep: who sets a timer sees a sleeper, or the sleeper sees the timer.
+    next: AtomicI64,
+}
+
+/// In the order in which they are due. The number keeps apart those that are due at the same time.
+#[derive(Default)]
+struct Waiting {
+    wakers: BTreeMap<(Time, u64), Waker>,
     numbers: u64,
 }
 
+impl Default for Timers {
+    fn default() -> Self {
+        Timers { waiting: Mutex::default(), next: AtomicI64::new(Time::INFINITE.into_nanos()) }
+    }
+}
+
 impl Timers {
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.waiting.first_key_value().map(|((deadline, _), _)| *deadline)
+    /// When the first is due; never, if there is none.
+    pub(crate) fn next_deadline(&self) -> Time {
+        Time::from_nanos(self.next.load(Ordering::SeqCst))
+    }
+
+    /// When the first is due.
+    pub(crate) fn next(&self) -> Option<Time> {
+        lock(&self.waiting).next()
     }
 
     /// Takes out all that are due at `now`.
-    pub(crate) fn take_due(&mut self, now: Time) -> Vec<Waker> {
+    pub(crate) fn take_due(&self, now: Time) -> Vec<Waker> {
+        if self.next_deadline() > now {
+            return Vec::new();
+        }
         let mut due = Vec::new();
-        while let Some(entry) = self.waiting.first_entry() {
+        let mut waiting = lock(&self.waiting);
+        while let Some(entry) = waiting.wakers.first_entry() {
             if entry.key().0 > now {
                 break;
             }
             due.push(entry.remove());
         }
+        self.changed(&waiting);
         due
     }
 
-    pub(crate) fn clear(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.waiting).into_values().collect()
+    pub(crate) fn clear(&self) -> Vec<Waker> {
+        let mut waiting = lock(&self.waiting);
+        let wakers = std::mem::take(&mut waiting.wakers);
+        self.changed(&waiting);
+        wakers.into_values().collect()
+    }
+
+    /// Adds a timer; its number, and whether it is the first to be due.
+    fn insert(&self, deadline: Time, waker: Waker) -> (u64, bool) {
+        let mut waiting = lock(&self.waiting);
+        let first = waiting.next().is_none_or(|next| deadline < next);
+        waiting.numbers += 1;
+        let number = waiting.numbers;
+        waiting.wakers.insert((deadline, number), waker);
+        self.changed(&waiting);
+        (number, first)
+    }
+
+    /// Changes whom a timer wakes. False if it has fired.
+    fn update(&self, deadline: Time, number: u64, waker: &Waker) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let known = waiting.wakers.get_mut(&(deadline, number));
+        known.map(|known| known.clone_from(waker)).is_some()
+    }
+
+    fn remove(&self, deadline: Time, number: u64) -> Option<Waker> {
+        let mut waiting = lock(&self.waiting);
+        let waker = waiting.wakers.remove(&(deadline, number));
+        self.changed(&waiting);
+        waker
+    }
+
+    fn changed(&self, waiting: &Waiting) {
+        let next = waiting.next().unwrap_or(Time::INFINITE);
+        self.next.store(next.into_nanos(), Ordering::SeqCst);
+    }
+}
+
+impl Waiting {
+    fn next(&self) -> Option<Time> {
+        self.wakers.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 }
 
@@ -68,8 +133,7 @@ impl Timer {
 
     fn remove(&mut self) {
         if let Some(number) = self.number.take() {
-            let waker =
-                lock(&self.executor.inner().timers).waiting.remove(&(self.deadline, number));
+            let waker = self.executor.inner().timers.remove(self.deadline, number);
             drop(waker);
         }
     }
@@ -80,34 +144,23 @@ impl Future for Timer {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let timer = &mut *self;
+        let timers = &timer.executor.inner().timers;
         if let Some(number) = timer.number {
-            let mut timers = lock(&timer.executor.inner().timers);
-            return match timers.waiting.get_mut(&(timer.deadline, number)) {
-                Some(waker) => {
-                    waker.clone_from(context.waker());
-                    Poll::Pending
-                }
-                None => {
-                    drop(timers);
-                    timer.number = None;
-                    // It fired; from now on it is over by the clock.
-                    Poll::Ready(())
-                }
-            };
+            if timers.update(timer.deadline, number, context.waker()) {
+                return Poll::Pending;
+            }
+            timer.number = None;
+            // It fired; from now on it is over by the clock.
+            return Poll::Ready(());
         }
         if timer.deadline <= timer.executor.now() {
             return Poll::Ready(());
         }
-        let mut timers = lock(&timer.executor.inner().timers);
-        let earliest = timers.next_deadline().is_none_or(|next| timer.deadline < next);
-        timers.numbers += 1;
-        let number = timers.numbers;
-        timers.waiting.insert((timer.deadline, number), context.waker().clone());
-        drop(timers);
+        let (number, first) = timers.insert(timer.deadline, context.waker().clone());
         timer.number = Some(number);
-        if earliest {
+        if first {
             // A thread that sleeps does so until the deadline that was the earliest before.
-            timer.executor.inner().wake_one();
+            timer.executor.inner().timer_changed();
         }
         Poll::Pending
     }

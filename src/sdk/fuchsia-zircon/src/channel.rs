@@ -294,8 +294,8 @@ pub struct MessageBuf {
 impl MessageBuf {
     /// An empty buffer.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { bytes: Vec::new(), handles: Vec::new() }
     }
 
     /// A buffer with these contents.
@@ -354,8 +354,8 @@ pub struct MessageBufEtc {
 impl MessageBufEtc {
     /// An empty buffer.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { bytes: Vec::new(), handle_infos: Vec::new() }
     }
 
     /// A buffer with these contents.

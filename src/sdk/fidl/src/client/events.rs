@@ -1,9 +1,9 @@
 //! Events as they come to a client.
 
 use super::ClientInner;
-use super::interests::Interests;
+use super::interests::EVENT;
 use crate::encoding::{DynamicFlags, TransactionHeader, WireType, decode_body};
-use crate::{Error, Result};
+use crate::{Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -63,9 +63,11 @@ impl EventReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        let received = self.client.poll_until(cx, Interests::take_event);
+        let received = self.client.poll_message(cx, EVENT, |header, message| {
+            Ok(EventMessage { header, message: message_buffer::keep(message) })
+        });
         Poll::Ready(match ready!(received) {
-            Ok(message) => Some(EventMessage::new(message)),
+            Ok(event) => Some(Ok(event)),
             Err(Error::ClientChannelClosed { status: Status::PEER_CLOSED, .. }) => {
                 self.ended = true;
                 None

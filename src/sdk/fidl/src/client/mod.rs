@@ -7,11 +7,12 @@ pub mod sync;
 pub use events::{EventMessage, EventReceiver};
 
 use crate::encoding::{
-    DynamicFlags, EPITAPH_ORDINAL, Encoder, TransactionHeader, WireType, decode_body, with_buffers,
+    DynamicFlags, EPITAPH_ORDINAL, Encoder, HEADER_SIZE, TransactionHeader, WireType, decode_body,
+    with_buffers,
 };
 use crate::{AsyncChannel, Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
-use interests::Interests;
+use interests::{EVENT, Interests};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,56 +46,81 @@ impl ClientInner {
         Error::ClientChannelClosed { status, protocol_name: self.protocol_name }
     }
 
-    /// Reads messages and gives them to whom they are for, until `ready` has a result. `ready` is
-    /// asked first, and gets the caller's waker to keep.
-    fn poll_until<T>(
+    /// Reads messages until the response with this transaction id comes, or an event, and calls `take`
+    /// with it. Messages for others are kept for them. Until then the caller's task is kept, to be
+    /// woken.
+    fn poll_message<T>(
         &self,
         cx: &Context<'_>,
-        mut ready: impl FnMut(&Interests, &Waker) -> Option<Result<T>>,
+        tx_id: u32,
+        take: impl FnOnce(TransactionHeader, &mut MessageBufEtc) -> Result<T>,
     ) -> Poll<Result<T>> {
-        loop {
-            if let Some(result) = ready(&self.interests, cx.waker()) {
-                return Poll::Ready(result);
-            }
-            let mut message = message_buffer::take();
-            // Whoever polls last, all that wait are woken.
-            let mut shared = Context::from_waker(&self.waker);
-            match self.channel.recv_etc_from(&mut shared, &mut message) {
-                Poll::Pending => {
-                    message_buffer::give_back(message);
-                    return Poll::Pending;
+        message_buffer::with(|message| {
+            loop {
+                // Whoever reads does so under the lock, so that no message overtakes another on its way
+                // to whom it is for.
+                let mut state = self.interests.lock();
+                if let Some(taken) = state.take(tx_id) {
+                    drop(state);
+                    return Poll::Ready(taken.and_then(|mut message| {
+                        let (header, _) = TransactionHeader::split(message.bytes())?;
+                        take(header, &mut message)
+                    }));
                 }
-                Poll::Ready(result) => self.received(result, message),
+                // Where several wait, all are woken, whoever polled last.
+                let waker = if state.is_alone(tx_id) { cx.waker() } else { &self.waker };
+                let mut waiting = Context::from_waker(waker);
+                let Poll::Ready(result) = self.channel.recv_etc_from(&mut waiting, message) else {
+                    let known = state.wait(tx_id, cx.waker());
+                    drop(state);
+                    drop(known);
+                    return Poll::Pending;
+                };
+                let received = self.received(result, message);
+                match received {
+                    Ok(header) if header.tx_id == tx_id => {
+                        // It need not be kept for a moment.
+                        let known = state.forget(tx_id);
+                        drop(state);
+                        drop(known);
+                        return Poll::Ready(take(header, message));
+                    }
+                    received => {
+                        let woken = match received {
+                            Ok(TransactionHeader { tx_id: EVENT, .. }) => {
+                                state.event(message_buffer::keep(message))
+                            }
+                            Ok(header) => {
+                                state.response(header.tx_id, message_buffer::keep(message))
+                            }
+                            Err(error) => state.end(error),
+                        };
+                        drop(state);
+                        woken.wake();
+                    }
+                }
             }
-        }
+        })
     }
 
-    fn received(&self, result: Result<(), Status>, message: MessageBufEtc) {
-        match result {
-            Ok(()) => self.dispatch(message),
-            Err(Status::PEER_CLOSED) => self.interests.end(self.closed(Status::PEER_CLOSED)),
-            Err(status) => self.interests.end(Error::ClientRead(status)),
-        }
-    }
-
-    fn dispatch(&self, mut message: MessageBufEtc) {
-        let header = match TransactionHeader::split(message.bytes()) {
-            Ok((header, _)) => header,
-            Err(error) => return self.interests.end(error),
-        };
+    /// The header of a message that was read, unless it ends the connection.
+    fn received(
+        &self,
+        result: Result<(), Status>,
+        message: &mut MessageBufEtc,
+    ) -> Result<TransactionHeader> {
+        result.map_err(|status| match status {
+            Status::PEER_CLOSED => self.closed(status),
+            status => Error::ClientRead(status),
+        })?;
+        let (header, _) = TransactionHeader::split(message.bytes())?;
         if header.is_epitaph() {
-            let error = match epitaph_status(&mut message) {
-                Ok(status) => self.closed(status),
-                Err(error) => error,
-            };
-            self.interests.end(error);
-        } else if header.ordinal == EPITAPH_ORDINAL {
-            self.interests.end(Error::InvalidResponseTxid);
-        } else if header.tx_id == 0 {
-            self.interests.event(message);
-        } else {
-            self.interests.response(header.tx_id, message);
+            return Err(self.closed(epitaph_status(message)?));
         }
+        if header.ordinal == EPITAPH_ORDINAL {
+            return Err(Error::InvalidResponseTxid);
+        }
+        Ok(header)
     }
 }
 
@@ -176,9 +202,14 @@ impl Client {
         encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
         convert: impl FnOnce(M::Owned) -> Result<T> + Send + 'static,
     ) -> QueryResponseFut<T> {
-        let tx_id = self.inner.interests.register();
+        let registered = self.inner.interests.lock().register();
+        let tx_id = match registered {
+            Ok(tx_id) => tx_id,
+            Err(error) => return QueryResponseFut { state: State::Failed(error) },
+        };
         if let Err(error) = self.write(tx_id, ordinal, flags, encode) {
-            self.inner.interests.forget(tx_id);
+            let known = self.inner.interests.lock().forget(tx_id);
+            drop(known);
             return QueryResponseFut { state: State::Failed(error) };
         }
         // The closures that come here have no state, so the box does not allocate.
@@ -250,29 +281,15 @@ impl<T> Drop for Waiting<T> {
 
 impl<T> Waiting<T> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<T>> {
-        let tx_id = self.tx_id;
-        let response =
-            self.client.poll_until(cx, |interests, waker| interests.take_response(tx_id, waker));
-        let received = ready!(response);
-        let Some(decode) = self.decode.take() else {
-            return Poll::Ready(Err(Error::PollAfterCompletion));
-        };
-        Poll::Ready(received.and_then(|mut message| {
-            let result = self.decode(decode, &mut message);
-            message_buffer::give_back(message);
-            result
-        }))
-    }
-}
-
-impl<T> Waiting<T> {
-    fn decode(&self, decode: Decode<T>, message: &mut MessageBufEtc) -> Result<T> {
-        let (bytes, handles) = message.split_mut();
-        let (header, body) = TransactionHeader::split(bytes)?;
-        if header.ordinal != self.ordinal {
-            return Err(Error::InvalidResponseOrdinal);
-        }
-        decode(body, handles)
+        let Waiting { client, tx_id, ordinal, decode } = self;
+        client.poll_message(cx, *tx_id, |header, message| {
+            let decode = decode.take().ok_or(Error::PollAfterCompletion)?;
+            if header.ordinal != *ordinal {
+                return Err(Error::InvalidResponseOrdinal);
+            }
+            let (bytes, handles) = message.split_mut();
+            decode(bytes.get(HEADER_SIZE..).ok_or(Error::InvalidHeader)?, handles)
+        })
     }
 }
 

@@ -63,26 +63,23 @@ impl Client {
         encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
         convert: impl FnOnce(M::Owned) -> Result<T>,
     ) -> Result<T> {
-        let mut message = message_buffer::take();
-        let called = with_buffers(|bytes, handles| {
-            // The kernel chooses the transaction id.
-            bytes.extend_from_slice(&TransactionHeader::new(0, ordinal, flags).to_bytes());
-            encode(&mut Encoder::new(bytes, handles))?;
-            self.channel
-                .call_etc(deadline, bytes, handles, &mut message)
-                .map_err(|status| self.ended(status, Error::ClientCall))
-        });
-        let decode = |message: &mut MessageBufEtc| {
+        message_buffer::with(|message| {
+            let called = with_buffers(|bytes, handles| {
+                // The kernel chooses the transaction id.
+                bytes.extend_from_slice(&TransactionHeader::new(0, ordinal, flags).to_bytes());
+                encode(&mut Encoder::new(bytes, handles))?;
+                self.channel
+                    .call_etc(deadline, bytes, handles, message)
+                    .map_err(|status| self.ended(status, Error::ClientCall))
+            });
+            called?;
             let (bytes, handles) = message.split_mut();
             let (header, body) = TransactionHeader::split(bytes)?;
             if header.ordinal != ordinal {
                 return Err(Error::InvalidResponseOrdinal);
             }
-            decode_body::<M>(body, handles)
-        };
-        let response = called.and_then(|()| decode(&mut message));
-        message_buffer::give_back(message);
-        convert(response?)
+            convert(decode_body::<M>(body, handles)?)
+        })
     }
 
     /// Waits for an event.

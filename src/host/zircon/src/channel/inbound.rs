@@ -74,26 +74,36 @@ impl Destination {
     }
 
     /// Copies a message to its reader; gives it back, whole, where it does not fit.
+    #[inline]
     fn deliver(&self, packet: Packet) -> std::result::Result<Delivered, Incoming> {
-        let handles = match &packet {
-            Packet::Bytes(_) => 0,
-            Packet::Whole(message) => message.handles.len(),
-        };
-        let copied = packet.with_bytes(|bytes| {
-            if bytes.len() > self.capacity || handles > self.handles {
-                return None;
+        match packet {
+            Packet::Bytes(length) if length <= self.capacity => {
+                packet.with_bytes(|bytes| self.fill(bytes));
+                Ok(Delivered { bytes: length, handles: None })
             }
-            // SAFETY: there is room by the check, by the promise made to `new`; null has capacity 0.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes, bytes.len()) };
-            Some(bytes.len())
-        });
-        match (copied, packet) {
-            (None, packet) => Err(packet.into_incoming()),
-            (Some(bytes), Packet::Whole(message)) if handles > 0 => {
-                Ok(Delivered { bytes, handles: Some(message.handles.into_boxed_slice()) })
-            }
-            (Some(bytes), _) => Ok(Delivered { bytes, handles: None }),
+            packet => self.deliver_whole(packet.into_incoming()),
         }
+    }
+
+    #[cold]
+    fn deliver_whole(&self, message: Incoming) -> std::result::Result<Delivered, Incoming> {
+        let Incoming { bytes, handles } = &message;
+        if bytes.len() > self.capacity || handles.len() > self.handles {
+            return Err(message);
+        }
+        self.fill(bytes);
+        let some = !handles.is_empty();
+        let bytes = bytes.len();
+        Ok(Delivered { bytes, handles: some.then(|| message.handles.into_boxed_slice()) })
+    }
+
+    /// # Panics
+    /// If there is no room.
+    #[inline]
+    fn fill(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.capacity);
+        // SAFETY: there is room by the check, by the promise made to `new`; null has capacity 0.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes, bytes.len()) };
     }
 
     /// As [`Self::deliver`], for a reply: one that does not fit is lost, as on Zircon.
@@ -114,19 +124,27 @@ impl Channel {
     ) -> std::result::Result<Delivered, ReadError> {
         let mut inbound = lock(&self.inbound);
         // Callers note themselves under this lock, so none begins while a message is taken out for a reader.
-        let fetched = if inbound.stash.is_empty() && inbound.calls.is_empty() {
-            self.receive(false).inspect_err(|status| self.note_drained(*status))?
+        let next = if inbound.stash.is_empty() && inbound.calls.is_empty() {
+            self.receive(false).inspect_err(|status| self.note_drained(*status))
         } else {
-            Packet::Whole(Box::new(self.read_stashed(&mut inbound)?))
+            self.next_stashed(&mut inbound)
         };
-        destination.deliver(fetched).map_err(|message| {
-            let error = ReadError::too_small(&message);
-            if !may_discard {
-                inbound.stash.push_front(message);
-                self.stashed.store(true, Ordering::SeqCst);
-            }
-            error
-        })
+        match next.map(|message| destination.deliver(message)) {
+            Ok(Ok(delivered)) => Ok(delivered),
+            Ok(Err(message)) => Err(self.too_small(&mut inbound, message, may_discard)),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Puts a message back that its reader has no room for, unless that is to lose it.
+    #[cold]
+    fn too_small(&self, inbound: &mut Inbound, message: Incoming, may_discard: bool) -> ReadError {
+        let error = ReadError::too_small(&message);
+        if !may_discard {
+            inbound.stash.push_front(message);
+            self.stashed.store(true, Ordering::SeqCst);
+        }
+        error
     }
 
     fn note_drained(&self, status: Status) {
@@ -136,12 +154,13 @@ impl Channel {
     }
 
     /// The next message while messages are stashed or calls are under way.
-    fn read_stashed(&self, inbound: &mut Inbound) -> Result<Incoming> {
+    #[cold]
+    fn next_stashed(&self, inbound: &mut Inbound) -> Result<Packet> {
         if let Some(message) = inbound.stash.pop_front() {
             if inbound.stash.is_empty() {
                 self.stashed.store(false, Ordering::SeqCst);
             }
-            return Ok(message);
+            return Ok(Packet::Whole(Box::new(message)));
         }
         // What is in the socket now is for the callers to sort.
         self.drains.fetch_add(1, Ordering::SeqCst);

@@ -197,6 +197,20 @@ pub(crate) fn send_signal(process: zx_handle_t, signal: &str) {
     assert!(kill.unwrap().success());
 }
 
+/// Stops a process, all of its threads.
+pub(crate) fn stop(process: zx_handle_t) {
+    send_signal(process, "-STOP");
+    let tasks = format!("/proc/{}/task", linux::process_id(process).unwrap());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // Behind the name, which is in parentheses.
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    };
+    while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+        std::thread::yield_now();
+    }
+}
+
 pub(crate) fn process_info(process: zx_handle_t) -> zx_info_process_t {
     let mut info = zx_info_process_t::default();
     let (buffer, none) = ((&raw mut info).cast(), std::ptr::null_mut());

@@ -229,7 +229,7 @@ pub(crate) fn a_vmar_outlives_its_process_as_an_error() {
     let vmo = vmo(PAGE as u64);
     let before = (basic_info(vmar), info(vmar));
     let address = map(vmar, READ_WRITE, 0, vmo).unwrap();
-    send_signal(process, "-STOP");
+    stop(process);
     let blocked = std::thread::spawn(move || map(vmar, READ_WRITE, 0, vmo));
     send_signal(process, "-9");
     wait(process, ZX_PROCESS_TERMINATED);
@@ -254,7 +254,7 @@ pub(crate) fn a_vmar_outlives_its_process_as_an_error() {
 pub(crate) fn a_stopped_owner_is_waited_for() {
     let (vmar, [near, process]) = foreign_region();
     let vmo = vmo(PAGE as u64);
-    send_signal(process, "-STOP");
+    stop(process);
     let waiting = std::thread::spawn(move || map(vmar, READ_WRITE, 0, vmo));
     send_signal(process, "-CONT");
     assert_eq!(waiting.join().unwrap(), Ok(info(vmar).base));

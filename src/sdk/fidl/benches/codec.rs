@@ -5,7 +5,7 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use fidl::encoding::{Decoder, Encoder, ValueType, Vector, WireType};
-use fidl_test_wire::{Pair, Small};
+use fidl_test_wire::{FlexibleBits, FlexibleEnum, Mixed, Numbers, Pair, Small, StrictEnum};
 use std::time::{Duration, Instant};
 
 const SIZE: usize = 60 * 1024;
@@ -16,6 +16,8 @@ fn main() {
     say_ratios::<Words>("words", vec![7; SIZE / 8]);
     say_ratios::<Pairs>("structs", vec![Pair { a: 1, b: 2 }; SIZE / 8]);
     say_ratios::<Structs>("structs with padding", smalls());
+    say_ratios::<Vector<Numbers, { u32::MAX }>>("structs with a boolean", numbers());
+    say_ratios::<Vector<Mixed, { u32::MAX }>>("structs with enums and bits", mixed());
 }
 
 const ROUNDS: usize = 3000;
@@ -97,6 +99,23 @@ type Structs = Vector<Small, { u32::MAX }>;
 
 fn smalls() -> Vec<Small> {
     vec![Small { a: 1, b: 2 }; SIZE / 4]
+}
+
+fn numbers() -> Vec<Numbers> {
+    let numbers = Numbers { b: true, i8: 1, u16: 2, i32: 3, u64: 4, f32: 5.0, u8: 6, f64: 7.0 };
+    vec![numbers; SIZE / 40]
+}
+
+fn mixed() -> Vec<Mixed> {
+    let mixed = Mixed {
+        kind: StrictEnum::Plus,
+        flag: true,
+        small: Small { a: 1, b: 2 },
+        other: FlexibleEnum::A,
+        bits: FlexibleBits::LOW,
+        address: [7; 6],
+    };
+    vec![mixed; SIZE / 32]
 }
 
 #[divan::bench]

@@ -24,7 +24,7 @@ pub fn persist<T: Persistable>(value: &T) -> Result<Vec<u8>> {
         bytes.extend_from_slice(&[0, MAGIC_NUMBER_INITIAL, flags0, flags1, 0, 0, 0, 0]);
         Encoder::new(bytes, handles)
             .body(T::SIZE, |encoder, offset, depth| T::encode(value, encoder, offset, depth))?;
-        Ok(bytes.clone())
+        Ok(bytes.to_vec())
     })
 }
 

@@ -380,3 +380,68 @@ fn vectors_of_structs_decode_wherever_they_are() {
         rejected::<Smalls>(&bad, Error::NonZeroPadding { padding_start: at });
     }
 }
+
+#[test]
+fn vectors_of_enums_and_bits_are_checked_element_by_element() {
+    type Mixes = fidl::encoding::Vector<Mixed, 100>;
+    let mixed = |i: u8| Mixed {
+        kind: if i.is_multiple_of(2) { StrictEnum::Minus } else { StrictEnum::Plus },
+        flag: i.is_multiple_of(3),
+        small: Small { a: i, b: 0x0201 },
+        other: FlexibleEnum::from_primitive_allow_unknown(i.into()),
+        bits: FlexibleBits::HIGH | FlexibleBits::from_bits_retain(i.into()),
+        address: [i, 1, 2, 3, 4, 5],
+    };
+    let all: Vec<Mixed> = (0..99).map(mixed).collect();
+    let (wire, _) = Encoder::encode_all::<Mixes>(all.clone()).unwrap();
+    let second = [
+        bytes(&[&[1, 0, 0, 0], &[1, 0, 1, 2], &[1, 0, 0, 0, 0, 0, 0, 0]]),
+        bytes(&[&[1, 0, 0, 0, 0, 0, 0, 0x80], &[1, 1, 2, 3, 4, 5, 0, 0]]),
+    ]
+    .concat();
+    assert_eq!(wire[16 + 32..16 + 64], second);
+    assert_eq!(decode::<Mixes>(&wire), Ok(all.clone()));
+    // One alone, and its members one by one.
+    both_ways(all[1], &second);
+    for index in [0, 1, 50, 98] {
+        let at = 16 + 32 * index;
+        let rejected_with = |offset: usize, value: u8, error: Error| {
+            let mut bad = wire.clone();
+            bad[at + offset] = value;
+            rejected::<Mixes>(&bad, error);
+        };
+        rejected_with(0, 2, Error::InvalidEnumValue);
+        rejected_with(2, 2, Error::InvalidBoolean);
+        for (start, len) in [(3, 1), (5, 1), (12, 4), (30, 2)] {
+            for offset in start..start + len {
+                rejected_with(offset, 1, Error::NonZeroPadding { padding_start: at + start });
+            }
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_message_left_is_not_sent() {
+    type Bytes = fidl::encoding::Vector<u8, 1000>;
+    let encoded = |value: &[u8]| Encoder::with_encoded::<Bytes, _>(value, <[u8]>::to_vec).unwrap();
+    assert_eq!(encoded(&[0xff; 1000])[16..], [0xff; 1000]);
+    assert_eq!(encoded(&[1; 9]), bytes(&[&word(9), &PRESENT, &[1; 9], &[0; 7]]));
+    let absent = Strings { plain: "a".into(), bounded: String::new(), absent: None };
+    let wire = Encoder::with_encoded::<Strings, _>(&absent, <[u8]>::to_vec).unwrap();
+    assert_eq!(
+        wire,
+        bytes(&[&word(1), &PRESENT, &word(0), &PRESENT, &[0; 16], &[b'a', 0, 0, 0, 0, 0, 0, 0]])
+    );
+    let smalls = [Small { a: 1, b: 2 }; 3];
+    type Smalls = fidl::encoding::Vector<Small, 5>;
+    encoded(&[0xff; 1000]);
+    let wire = Encoder::with_encoded::<Smalls, _>(&smalls, <[u8]>::to_vec).unwrap();
+    let elements = [[1, 0, 2, 0], [1, 0, 2, 0], [1, 0, 2, 0], [0; 4]].concat();
+    assert_eq!(wire, bytes(&[&word(3), &PRESENT, &elements]));
+    // While a message is encoded, another is.
+    Encoder::with_encoded::<Bytes, _>(&[7; 8], |outer| {
+        assert_eq!(encoded(&[8; 8])[16..], [8; 8]);
+        assert_eq!(outer[16..], [7; 8]);
+    })
+    .unwrap();
+}

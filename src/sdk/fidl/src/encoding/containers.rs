@@ -47,8 +47,7 @@ impl<const N: u32> WireType for BoundedString<N> {
             return Err(Error::StringTooLong { max_bytes: N as usize, actual_bytes: len });
         }
         depth.deeper()?;
-        let at = decoder.claim(len)?;
-        let text = std::str::from_utf8(decoder.slice(at, len)?).map_err(|_| Error::Utf8Error)?;
+        let text = std::str::from_utf8(decoder.claim_bytes(len)?).map_err(|_| Error::Utf8Error)?;
         Ok(text.to_owned())
     }
 }

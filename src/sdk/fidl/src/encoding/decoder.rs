@@ -4,13 +4,16 @@ use super::{ALLOC_PRESENT_U32, ALLOC_PRESENT_U64, Depth, WireType};
 use crate::{Error, Result};
 use fuchsia_zircon::{Handle, HandleInfo, ObjectType, Rights};
 
+/// The presence marker of a vector or string that is there.
+const ALLOC_PRESENT_BYTES: [u8; 8] = ALLOC_PRESENT_U64.to_le_bytes();
+
 /// Reads values from the bytes of a message's body and from its handles. Handles that no value
 /// takes stay with the message, which closes them.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     bytes: &'a [u8],
-    /// Where the next object out of line is: all before it belongs to objects.
-    next_object: usize,
+    /// The end of them, where the next object out of line is: all before it belongs to objects.
+    rest: &'a [u8],
     handles: &'a mut [HandleInfo],
     next_handle: usize,
 }
@@ -25,14 +28,14 @@ impl<'a> Decoder<'a> {
         bytes: &'a [u8],
         handles: &'a mut [HandleInfo],
     ) -> Result<T::Owned> {
-        let mut decoder = Decoder { bytes, next_object: 0, handles, next_handle: 0 };
+        let mut decoder = Decoder { bytes, rest: bytes, handles, next_handle: 0 };
         let offset = decoder.claim(T::SIZE)?;
         let value = T::decode(&mut decoder, offset, Depth::default())?;
-        if decoder.next_object != decoder.bytes.len() {
-            return Err(Error::ExtraBytes);
+        if !decoder.rest.is_empty() {
+            return Err(cold(Error::ExtraBytes));
         }
         if decoder.next_handle != decoder.handles.len() {
-            return Err(Error::ExtraHandles);
+            return Err(cold(Error::ExtraHandles));
         }
         Ok(value)
     }
@@ -41,15 +44,31 @@ impl<'a> Decoder<'a> {
     /// returns their offset.
     #[inline]
     pub(crate) fn claim(&mut self, len: usize) -> Result<usize> {
-        let offset = self.next_object;
-        let out_of_range = Error::OutOfRange { expected: len, actual: self.bytes.len() - offset };
-        let end = len.checked_next_multiple_of(8).and_then(|len| offset.checked_add(len));
-        let Some(end) = end.filter(|end| *end <= self.bytes.len()) else {
-            return Err(out_of_range);
-        };
-        self.next_object = end;
-        self.check_padding(offset + len, end - offset - len)?;
+        let offset = self.bytes.len() - self.rest.len();
+        self.claim_bytes(len)?;
         Ok(offset)
+    }
+
+    /// As [`Self::claim`]; the bytes themselves.
+    #[inline]
+    pub(crate) fn claim_bytes(&mut self, len: usize) -> Result<&'a [u8]> {
+        // Where `len` is so large that this wraps around, it is larger than the object.
+        let object = self.rest.split_at_checked(len.wrapping_add(7) & !7);
+        let parts = object.and_then(|(object, rest)| Some((object, object.get(..len)?, rest)));
+        let Some((object, content, rest)) = parts else {
+            return Err(out_of_range(len, self.rest.len()));
+        };
+        let padding = object.len() - len;
+        if padding > 0 {
+            // It is the last bytes of the last word.
+            let last = object.last_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+            if last >> (64 - 8 * padding) != 0 {
+                let padding_start = self.bytes.len() - self.rest.len() + len;
+                return Err(cold(Error::NonZeroPadding { padding_start }));
+            }
+        }
+        self.rest = rest;
+        Ok(content)
     }
 
     /// The bytes of an object that was claimed.
@@ -57,13 +76,19 @@ impl<'a> Decoder<'a> {
     pub(crate) fn slice(&self, offset: usize, len: usize) -> Result<&'a [u8]> {
         let end = offset.checked_add(len);
         end.and_then(|end| self.bytes.get(offset..end))
-            .ok_or(Error::OutOfRange { expected: len, actual: self.bytes.len() })
+            .ok_or_else(|| out_of_range(len, self.bytes.len()))
     }
 
+    /// Bytes at an offset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`].
     #[inline]
-    pub(crate) fn read<const N: usize>(&self, offset: usize) -> Result<[u8; N]> {
-        let bytes = self.bytes.get(offset..).and_then(|bytes| bytes.first_chunk::<N>());
-        bytes.copied().ok_or(Error::OutOfRange { expected: N, actual: self.bytes.len() })
+    pub fn read<const N: usize>(&self, offset: usize) -> Result<[u8; N]> {
+        let bytes = offset.checked_add(N).and_then(|end| self.bytes.get(offset..end));
+        let bytes = bytes.and_then(|bytes| bytes.first_chunk());
+        bytes.copied().ok_or_else(|| out_of_range(N, self.bytes.len()))
     }
 
     #[inline]
@@ -115,12 +140,19 @@ impl<'a> Decoder<'a> {
     /// The length of a vector or string that must be there.
     #[inline]
     pub(crate) fn vector_len(&self, offset: usize) -> Result<usize> {
-        if self.vector_is_absent(offset)? {
-            return Err(Error::NotNullable);
-        }
-        let count = self.read_u64(offset)?;
-        usize::try_from(count)
-            .map_err(|_| Error::OutOfRange { expected: usize::MAX, actual: self.bytes.len() })
+        let (words, _) = self.slice(offset, 16)?.as_chunks();
+        let [count, ALLOC_PRESENT_BYTES] = words else {
+            return Err(self.why_no_vector(offset));
+        };
+        let count = u64::from_le_bytes(*count);
+        usize::try_from(count).map_err(|_| out_of_range(usize::MAX, self.bytes.len()))
+    }
+
+    /// The error of a vector or string that is not there, though it must be.
+    #[cold]
+    #[inline(never)]
+    fn why_no_vector(&self, offset: usize) -> Error {
+        self.vector_is_absent(offset).err().unwrap_or(Error::NotNullable)
     }
 
     /// Whether a handle is absent.
@@ -158,7 +190,7 @@ impl<'a> Decoder<'a> {
     /// Bytes and handles that belong to objects so far.
     #[inline]
     pub(crate) fn consumed(&self) -> (usize, usize) {
-        (self.next_object, self.next_handle)
+        (self.bytes.len() - self.rest.len(), self.next_handle)
     }
 
     /// Closes the next `count` handles.
@@ -171,4 +203,17 @@ impl<'a> Decoder<'a> {
         self.next_handle = end;
         Ok(())
     }
+}
+
+/// An error off the path of those who have none.
+#[cold]
+#[inline(never)]
+fn cold(error: Error) -> Error {
+    error
+}
+
+#[cold]
+#[inline(never)]
+fn out_of_range(expected: usize, actual: usize) -> Error {
+    Error::OutOfRange { expected, actual }
 }

@@ -1,99 +1,78 @@
-//! Structs that are nothing but numbers, booleans and bytes, whose vectors need no look at each member.
+//! Structs that are nothing but numbers, booleans, enums, bits and bytes, whose vectors need no look at each member.
 //!
-//! Such a struct is in memory as it is on the wire, but for the content of padding, and for booleans, which cannot hold every byte.
-//! So where there is no padding a vector is encoded by a copy, and where there is no boolean it is decoded by a copy, after the padding
-//! of all elements was checked. Other vectors go through [`Plain`], in one pass that the compiler can unroll, with no bounds
-//! to check and nothing to fail in between.
+//! Such a struct goes over the wire as a few words, each of which is members and padding: one is read and written whole, with no
+//! bounds to check and nothing to fail in between. Most are in memory as they are on the wire, but for the content of padding, and for
+//! booleans, which cannot hold every byte. So where there is no padding a vector is encoded by a copy, and it is decoded by a
+//! copy after the padding of all elements was checked.
 
 use super::{Decoder, Encoder};
 use crate::Result;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use multiversion::multiversion;
+use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
 /// A type of `N` bytes on the wire, all inline, each a member's or padding.
 pub trait Plain<const N: usize>: Sized {
     /// The bytes; padding is zero.
     fn to_wire(&self) -> [u8; N];
 
-    /// The value of some bytes, and whether they are those of a value: booleans 0 or 1 and padding zero.
+    /// The value of some bytes, and whether they are those of a value: booleans 0 or 1, enums with a member, and padding zero.
     fn from_wire(bytes: [u8; N]) -> (Self, bool);
 }
 
-macro_rules! impl_number {
-    ($($number:ty),*) => {$(
-        impl Plain<{ size_of::<$number>() }> for $number {
-            #[inline]
-            fn to_wire(&self) -> [u8; size_of::<$number>()] {
-                self.to_le_bytes()
-            }
-
-            #[inline]
-            fn from_wire(bytes: [u8; size_of::<$number>()]) -> (Self, bool) {
-                (Self::from_le_bytes(bytes), true)
-            }
-        }
-    )*};
-}
-
-impl_number!(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64);
-
-impl Plain<1> for bool {
-    #[inline]
-    fn to_wire(&self) -> [u8; 1] {
-        [u8::from(*self)]
-    }
-
-    #[inline]
-    fn from_wire([byte]: [u8; 1]) -> (Self, bool) {
-        (byte != 0, byte <= 1)
+/// Writes elements side by side. It is compiled for wider vectors, too, which gather the members of many elements at
+/// once: the copy of memory that this is measured against has such versions as well.
+#[multiversion(targets(
+    "x86_64+avx+avx2+bmi1+bmi2+avx512f+avx512bw+avx512dq+avx512vl+avx512vbmi",
+    "x86_64+avx+avx2+bmi1+bmi2"
+))]
+fn write_elements<T: Plain<N>, const N: usize>(places: &mut [[u8; N]], values: &[T]) {
+    for (place, value) in places.iter_mut().zip(values) {
+        *place = value.to_wire();
     }
 }
 
-impl<const N: usize> Plain<N> for [u8; N] {
-    #[inline]
-    fn to_wire(&self) -> [u8; N] {
-        *self
-    }
-
-    #[inline]
-    fn from_wire(bytes: [u8; N]) -> (Self, bool) {
-        (bytes, true)
-    }
-}
-
-/// Ors words to others, one to one.
-#[inline]
-fn merge(seen: &mut [u64], words: &[[u8; 8]]) {
-    for (seen, word) in seen.iter_mut().zip(words) {
-        *seen |= u64::from_ne_bytes(*word);
-    }
-}
-
-/// All rows of `N` words, or-ed together, by `ROWS` rows at a time.
-#[inline]
-fn merge_rows<const N: usize, const ROWS: usize>(words: &[[u8; 8]]) -> [u64; N] {
-    let (rows, rest) = words.as_chunks::<N>();
-    let (blocks, last) = rows.as_chunks::<ROWS>();
-    let mut seen = [[0; N]; ROWS];
-    for block in blocks {
-        seen.iter_mut().zip(block).for_each(|(seen, row)| merge(seen, row));
-    }
-    let mut all = [0; N];
-    for row in seen {
-        all.iter_mut().zip(row).for_each(|(all, word)| *all |= word);
-    }
-    last.iter().for_each(|row| merge(&mut all, row));
-    merge(&mut all, rest);
-    all
+/// Whether all words are zero where `mask` is not. Without a way out in between, as that is what makes it quick.
+#[inline(always)]
+fn is_zero_in_words(words: &[[u8; 8]], mask: u64) -> bool {
+    words.iter().fold(0, |seen, word| seen | u64::from_ne_bytes(*word)) & mask == 0
 }
 
 /// Whether all bytes are zero where `mask`, which is repeated over and over, is not.
+#[multiversion(targets(
+    "x86_64+avx+avx2+bmi1+bmi2+avx512f+avx512bw+avx512dq+avx512vl+avx512vbmi",
+    "x86_64+avx+avx2+bmi1+bmi2"
+))]
 fn is_zero_under<const N: usize>(bytes: &[u8], mask: &[u8; N]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    // After `N` words the mask is in the same places again. Few words would have to wait for each other.
-    let seen = if N <= 8 { merge_rows::<N, 4>(words) } else { merge_rows::<N, 1>(words) };
-    let mut seen = seen.iter().flat_map(|word| word.to_ne_bytes()).zip(mask.iter().cycle());
-    let mut rest = rest.iter().zip(mask.iter().cycle().skip(words.len() * 8 % N));
-    seen.all(|(byte, mask)| byte & mask == 0) && rest.all(|(byte, mask)| byte & mask == 0)
+    /// Words that are looked at in one go: at least one round of every mask.
+    const BLOCK: usize = 128;
+    let (words, mut rest) = bytes.as_chunks::<8>();
+    let word_of_mask =
+        |i: usize| u64::from_ne_bytes(std::array::from_fn(|k| mask[(i * 8 + k) % N]));
+    if 8 % N == 0 {
+        if !is_zero_in_words(words, word_of_mask(0)) {
+            return false;
+        }
+    } else if N <= BLOCK {
+        // After `N` words the mask is in the same places again.
+        let mut masks = [0; BLOCK];
+        let masks = &mut masks[..BLOCK / N * N];
+        for i in 0..masks.len() {
+            masks[i] = if i < N { word_of_mask(i) } else { masks[i - N] };
+        }
+        let blocks = words.chunks_exact(masks.len());
+        rest = &bytes[(words.len() - blocks.remainder().len()) * 8..];
+        let mut seen = 0;
+        for block in blocks {
+            let pairs = block.iter().zip(masks.iter());
+            seen |= pairs.fold(0, |seen, (word, mask)| seen | u64::from_ne_bytes(*word) & mask);
+        }
+        if seen != 0 {
+            return false;
+        }
+    } else {
+        rest = bytes;
+    }
+    rest.iter().zip(mask.iter().cycle()).all(|(byte, mask)| byte & mask == 0)
 }
 
 impl Encoder<'_> {
@@ -106,11 +85,8 @@ impl Encoder<'_> {
     /// Writes elements side by side.
     #[inline]
     pub fn append_plain<T: Plain<N>, const N: usize>(&mut self, values: &[T]) {
-        let places = self.allocate_mut(values.len() * N);
-        let (places, _) = places.as_chunks_mut::<N>();
-        for (place, value) in places.iter_mut().zip(values) {
-            *place = value.to_wire();
-        }
+        let places = self.append_with_padding(values.len() * N);
+        write_elements(places.as_chunks_mut::<N>().0, values);
     }
 }
 
@@ -137,28 +113,28 @@ impl Decoder<'_> {
         Ok(valid.then_some(values))
     }
 
-    /// Reads `count` elements side by side, of `N` bytes each, whose padding is where `padding` is not zero; `None` where
-    /// that of one of them is not zero.
+    /// Reads `count` elements side by side, of `N` bytes each, in which the bits of `zero` must be zero; `None` where one of them
+    /// is not valid.
     ///
     /// # Errors
     ///
     /// [`crate::Error::OutOfRange`].
-    pub fn copied_elements<T: FromBytes + Immutable + Copy, const N: usize>(
+    pub fn copied_elements<T: TryFromBytes + Immutable + Copy, const N: usize>(
         &self,
         count: usize,
         offset: usize,
-        padding: &[u8; N],
+        zero: &[u8; N],
     ) -> Result<Option<Vec<T>>> {
         const { assert!(size_of::<T>() == N) };
         let bytes = self.slice(offset, count.saturating_mul(N))?;
-        if padding.iter().any(|byte| *byte != 0) && !is_zero_under(bytes, padding) {
+        if zero.iter().any(|byte| *byte != 0) && !is_zero_under(bytes, zero) {
             return Ok(None);
         }
-        Ok(Some(match <[T]>::ref_from_bytes(bytes) {
-            Ok(elements) => elements.to_vec(),
-            // They are not where such values may be in memory.
-            Err(_) => bytes.chunks_exact(N).filter_map(|e| T::read_from_bytes(e).ok()).collect(),
-        }))
+        Ok(match <[T]>::try_ref_from_bytes(bytes) {
+            Ok(elements) => Some(elements.to_vec()),
+            // They are not valid, or not where such values may be in memory.
+            Err(_) => bytes.chunks_exact(N).map(|e| T::try_read_from_bytes(e).ok()).collect(),
+        })
     }
 }
 
@@ -168,12 +144,14 @@ mod tests {
 
     #[test]
     fn every_masked_byte_is_looked_at() {
+        look_with([0, 0xff, 0, 0]);
         look_with([0, 0xff, 0, 0, 0xfe, 0]);
         look_with([0, 0, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0xff, 0]);
+        look_with(std::array::from_fn::<u8, 40, _>(|i| if i % 7 == 3 { 0xff } else { 0 }));
     }
 
     fn look_with<const N: usize>(mask: [u8; N]) {
-        for len in [0, 1, 3, 4, 8, 9, 33, 50, 101].map(|count| count * N) {
+        for len in [0, 1, 3, 4, 8, 9, 33, 50, 101, 300].map(|count| count * N) {
             let mut bytes = vec![0; len];
             for at in 0..len {
                 for (value, zero) in [(1, mask[at % N] & 1 == 0), (0x80, mask[at % N] == 0)] {

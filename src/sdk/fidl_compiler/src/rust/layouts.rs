@@ -3,8 +3,7 @@
 use super::Generator;
 use super::names::{type_name, value_name};
 use super::template::{doc_comment, fill};
-use crate::ir::{DeclId, Declaration, DeclarationKind, Primitive, Struct, Table, Type, Union};
-use crate::layout::Fields;
+use crate::ir::{DeclId, Declaration, Struct, Table, Type, Union};
 
 impl Generator<'_> {
     pub(super) fn structure(&mut self, id: DeclId, declaration: &Declaration, s: &Struct) {
@@ -54,26 +53,29 @@ impl Generator<'_> {
             ("size", &size),
             ("align", &align),
         ];
-        let encode_value = fill(ENCODE_STRUCT, &values);
-        let plain = self.plain_size(&Type::Declared { id, optional: false }).is_some();
-        let mut conversions = String::new();
-        let (elements, value_elements) = if plain {
-            let (derives, append, read) = self.copies(s);
+        let plain = self.plain(&Type::Declared { id, optional: false });
+        let encode_value =
+            fill(if plain.is_some() { ENCODE_PLAIN_STRUCT } else { ENCODE_STRUCT }, &values);
+        let (mut conversions, mut elements, mut value_elements) = Default::default();
+        let mut decode_first = String::new();
+        if let Some(plain) = &plain {
+            let (derives, append, read) = plain.copies();
             conversions = derives;
             let values = [&values[..], &[("append", append), ("read", &read)]].concat();
-            (fill(PLAIN_ELEMENTS, &values), fill(PLAIN_VALUE_ELEMENTS, &values))
-        } else {
-            Default::default()
-        };
+            elements = fill(PLAIN_ELEMENTS, &values);
+            value_elements = fill(PLAIN_VALUE_ELEMENTS, &values);
+            decode_first = fill(DECODE_PLAIN_STRUCT, &values);
+        }
         let values = [
             &values[..],
             &[
                 ("conversions", conversions.as_str()),
                 ("encode_value", encode_value.as_str()),
+                ("decode_first", &decode_first),
                 ("elements", &elements),
                 ("value_elements", &value_elements),
                 // As on the wire, so that copies of vectors are copies of memory.
-                ("repr", if plain { "#[repr(C)]\n" } else { "" }),
+                ("repr", if conversions.is_empty() { "" } else { "#[repr(C)]\n" }),
             ],
         ]
         .concat();
@@ -82,103 +84,11 @@ impl Generator<'_> {
         if !s.resource {
             self.out.emit(VALUE, &values);
         }
-        if plain {
-            self.plain(&name, s, &layout);
+        if let Some(plain) = plain {
+            let (stores, loads) = (plain.stores(), plain.loads());
+            let values = [&values[..], &[("stores", &stores), ("loads", &loads)]].concat();
+            self.out.emit(PLAIN, &values);
         }
-    }
-
-    /// The bytes of a type that is nothing but numbers, booleans and bytes, where there are few enough to be held apart.
-    fn plain_size(&self, ty: &Type) -> Option<usize> {
-        const MAX: usize = 128;
-        let plain = match ty {
-            Type::Primitive(_) => true,
-            Type::Array { element, .. } => **element == Type::Primitive(Primitive::Uint8),
-            Type::Declared { id, optional: false } => match &self.program.declaration(*id).kind {
-                DeclarationKind::Struct(s) => {
-                    !s.members.is_empty()
-                        && s.members.iter().all(|member| self.plain_size(&member.ty).is_some())
-                }
-                _ => false,
-            },
-            _ => false,
-        };
-        let size = usize::try_from(self.layouts.inline(ty).size).ok()?;
-        (plain && size <= MAX).then_some(size)
-    }
-
-    /// For a plain struct: what it derives so that vectors of it are copied as far as they can be, and how they are written and read.
-    fn copies(&self, s: &Struct) -> (String, &'static str, String) {
-        let mut padding = Vec::new();
-        let any_bytes = self.plain_padding(s, &mut padding);
-        let no_padding = padding.iter().all(|byte| *byte == 0);
-        let mut traits = vec!["Immutable"];
-        let (mut append, mut read) = ("append_plain", "plain_elements(count, offset)".to_owned());
-        if no_padding {
-            traits.push("IntoBytes");
-            append = "append_bytes_of";
-        }
-        if any_bytes {
-            traits.push("FromBytes");
-            read = format!("copied_elements(count, offset, &{padding:?})");
-        }
-        let paths: Vec<String> =
-            traits.iter().map(|name| format!("fidl::encoding::zerocopy::{name}")).collect();
-        let derive = format!(
-            "#[derive({})]\n#[zerocopy(crate = \"fidl::encoding::zerocopy\")]\n",
-            paths.join(", ")
-        );
-        (derive, append, read)
-    }
-
-    /// Appends a byte for each byte of a plain struct, which is not zero for padding. Whether every other byte may have any value.
-    fn plain_padding(&self, s: &Struct, padding: &mut Vec<u8>) -> bool {
-        let layout = self.layouts.fields(s);
-        let mut any = true;
-        for (member, (_, after)) in s.members.iter().zip(&layout.members) {
-            match &member.ty {
-                Type::Declared { id, .. } => {
-                    if let DeclarationKind::Struct(s) = &self.program.declaration(*id).kind {
-                        any &= self.plain_padding(s, padding);
-                    }
-                }
-                ty => {
-                    any &= *ty != Type::Primitive(Primitive::Bool);
-                    let size = self.plain_size(ty).unwrap_or(0);
-                    padding.resize(padding.len() + size, 0);
-                }
-            }
-            padding.resize(padding.len() + *after as usize, u8::MAX);
-        }
-        any
-    }
-
-    /// How a plain struct becomes its bytes, whole.
-    fn plain(&mut self, name: &str, s: &Struct, layout: &Fields) {
-        let (mut stores, mut loads, mut names) = (String::new(), String::new(), Vec::new());
-        for (member, (offset, padding)) in s.members.iter().zip(&layout.members) {
-            let Some(size) = self.plain_size(&member.ty) else { return };
-            let (field, ty) = (value_name(&member.name), self.owned(&member.ty));
-            let end = *offset as usize + size;
-            stores += &format!(
-                "        __bytes[{offset}..{end}].copy_from_slice(&<{ty} as fidl::encoding::Plain<{size}>>::to_wire(&self.{field}));\n"
-            );
-            loads += &format!(
-                "        let ({field}, __right) = <{ty} as fidl::encoding::Plain<{size}>>::from_wire(::std::array::from_fn(|i| __bytes[{offset} + i]));\n        __valid &= __right;\n"
-            );
-            for byte in end..end + *padding as usize {
-                loads += &format!("        __valid &= __bytes[{byte}] == 0;\n");
-            }
-            names.push(field);
-        }
-        let (size, names) = (layout.size.to_string(), names.join(", "));
-        let values = [
-            ("name", name),
-            ("size", &size),
-            ("plain_stores", &stores),
-            ("plain_loads", &loads),
-            ("plain_names", &names),
-        ];
-        self.out.emit(PLAIN, &values);
     }
 
     pub(super) fn table(&mut self, declaration: &Declaration, t: &Table) {
@@ -338,7 +248,7 @@ $encode_value    }
         offset: usize,
         depth: fidl::encoding::Depth,
     ) -> ::std::result::Result<Self, fidl::Error> {
-$paddings        ::std::result::Result::Ok(Self {
+$decode_first$paddings        ::std::result::Result::Ok(Self {
 $decodes        })
     }
 $elements}
@@ -555,6 +465,7 @@ const PLAIN_ELEMENTS: &str = "
         ::std::result::Result::Ok(())
     }
 
+    #[inline]
     fn decode_elements(
         count: usize,
         decoder: &mut fidl::encoding::Decoder<'_>,
@@ -584,18 +495,28 @@ const PLAIN_VALUE_ELEMENTS: &str = "
     }
 ";
 
+/// [`ENCODE_STRUCT`] for a struct that is a few words.
+const ENCODE_PLAIN_STRUCT: &str =
+    "        encoder.write(offset, <Self as fidl::encoding::Plain<$size>>::to_wire(&value));
+        ::std::result::Result::Ok(())
+";
+
+/// The members of such a struct are decoded one by one only to find out what is wrong with one of them.
+const DECODE_PLAIN_STRUCT: &str = "        let (value, valid) = <Self as fidl::encoding::Plain<$size>>::from_wire(decoder.read(offset)?);
+        if valid {
+            return ::std::result::Result::Ok(value);
+        }
+";
+
 const PLAIN: &str = "impl fidl::encoding::Plain<$size> for $name {
     #[inline]
     fn to_wire(&self) -> [u8; $size] {
-        let mut __bytes = [0; $size];
-$plain_stores        __bytes
-    }
+        let value = self;
+$stores    }
 
     #[inline]
-    fn from_wire(__bytes: [u8; $size]) -> (Self, bool) {
-        let mut __valid = true;
-$plain_loads        (Self { $plain_names }, __valid)
-    }
+    fn from_wire(bytes: [u8; $size]) -> (Self, bool) {
+$loads    }
 }
 
 ";

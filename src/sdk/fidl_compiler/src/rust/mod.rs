@@ -7,6 +7,7 @@
 mod client;
 mod layouts;
 mod names;
+mod plain;
 mod protocols;
 mod server;
 mod template;

@@ -3,7 +3,7 @@
 use super::inbound::{Delivered, Destination, ReadError};
 use super::message::check_sizes;
 use super::{Channel, Outgoing};
-use crate::handle_table::{Held, get, insert, insert_peers, take};
+use crate::handle_table::{Held, borrow, get, insert, insert_peers, take};
 use crate::object::Kind;
 use crate::rights;
 use crate::status::{
@@ -141,7 +141,7 @@ fn write(
     handles: impl FnOnce() -> Result<Vec<Held>>,
 ) -> Result<()> {
     let handles = if count == 0 { None } else { Some(handles()) };
-    let held = get(handle)?;
+    let held = borrow(handle)?;
     let channel = held.channel()?;
     held.require(ZX_RIGHT_WRITE)?;
     if options != 0 {
@@ -288,7 +288,7 @@ unsafe fn read(
     buffers: &ReadBuffers,
     tell: impl FnMut(usize, zx_handle_info_t),
 ) -> Result<()> {
-    let held = get(handle)?;
+    let held = borrow(handle)?;
     let channel = held.channel()?;
     held.require(ZX_RIGHT_READ)?;
     if options & !READ_MAY_DISCARD != 0 {
@@ -369,7 +369,7 @@ impl Call<'_> {
         buffers: &ReadBuffers,
         tell: impl FnMut(usize, zx_handle_info_t),
     ) -> Result<()> {
-        let held = get(self.handle)?;
+        let held = borrow(self.handle)?;
         let channel = held.channel()?;
         held.require(ZX_RIGHT_READ | ZX_RIGHT_WRITE)?;
         let bytes = self.bytes?;

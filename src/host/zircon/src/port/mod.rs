@@ -432,7 +432,6 @@ impl Port {
     fn observe_messages(
         &self,
         object: &Object,
-        epoch: u64,
         handle: zx_handle_t,
         key: u64,
         signals: zx_signals_t,
@@ -456,19 +455,12 @@ impl Port {
         }
         registration.observers.push(Observer::plain(handle, key, signals));
         drop(state);
-        self.check_handle(handle, epoch, object, number);
+        self.check_handle(handle, object, number);
         true
     }
 
-    /// `zx_object_wait_async`, after the checks. `this` is the object of this port, `epoch` that of the handle table when the
-    /// observer's handle was valid.
-    fn observe(
-        &self,
-        this: &Arc<Object>,
-        object: &Arc<Object>,
-        epoch: u64,
-        observer: Observer,
-    ) -> Result<()> {
+    /// `zx_object_wait_async`, after the checks. `this` is the object of this port.
+    fn observe(&self, this: &Arc<Object>, object: &Arc<Object>, observer: Observer) -> Result<()> {
         let mut state = lock(&self.state);
         let handle = observer.handle;
         let number = state.registrations.number_of(object).unwrap_or_else(|| {
@@ -501,15 +493,12 @@ impl Port {
             self.deliver(&mut state, number, object, current);
         }
         drop(state);
-        self.check_handle(handle, epoch, object, number);
+        self.check_handle(handle, object, number);
         Ok(())
     }
 
     /// Ends a wait that was made through a handle while that was closed, as nobody else will.
-    fn check_handle(&self, handle: zx_handle_t, epoch: u64, object: &Object, number: Number) {
-        if crate::handle_table::epoch() == epoch {
-            return;
-        }
+    fn check_handle(&self, handle: zx_handle_t, object: &Object, number: Number) {
         if !crate::handle_table::is_valid(handle) {
             self.handle_closed(object, number, handle, object.handles.load(Ordering::SeqCst) == 0);
         }

@@ -2,7 +2,7 @@
 
 use super::Port;
 use super::registration::{Edge, Observer};
-use crate::handle_table::{self, get, insert};
+use crate::handle_table::{borrow, get, insert};
 use crate::object::{Kind, Object};
 use crate::rights;
 use crate::status::{INVALID_ARGS, Result, answer, out};
@@ -19,13 +19,12 @@ pub(crate) fn wait_async(
     if options & !(ZX_WAIT_ASYNC_TIMESTAMP | ZX_WAIT_ASYNC_EDGE) != 0 {
         return Err(INVALID_ARGS);
     }
-    let epoch = handle_table::epoch();
-    let held = get(handle)?;
-    let port_held = get(port)?;
+    let held = borrow(handle)?;
+    let port_held = borrow(port)?;
     let port = port_held.port()?;
     held.require(ZX_RIGHT_WAIT)?;
     port_held.require(ZX_RIGHT_WRITE)?;
-    if options == 0 && port.observe_messages(&held, epoch, handle, key, signals) {
+    if options == 0 && port.observe_messages(&held, handle, key, signals) {
         return Ok(());
     }
     let edge = if options & ZX_WAIT_ASYNC_EDGE == 0 {
@@ -35,12 +34,7 @@ pub(crate) fn wait_async(
     };
     let snapshot = held.snapshot()?;
     let timestamp = options & ZX_WAIT_ASYNC_TIMESTAMP != 0;
-    port.observe(
-        &port_held,
-        &held,
-        epoch,
-        Observer { handle, key, signals, timestamp, snapshot, edge },
-    )
+    port.observe(&port_held, &held, Observer { handle, key, signals, timestamp, snapshot, edge })
 }
 
 /// See the Zircon documentation of `zx_port_create`. Asynchronous waits and bells belong to the process that made them: they
@@ -72,7 +66,7 @@ pub unsafe fn zx_port_queue(handle: zx_handle_t, packet: *const zx_port_packet_t
         }
         // SAFETY: the caller's promise. The type field is an enum in the caller's memory, valid as such.
         let packet = unsafe { packet.read() };
-        let held = get(handle)?;
+        let held = borrow(handle)?;
         let port = held.port()?;
         held.require(ZX_RIGHT_WRITE)?;
         port.queue(zx_port_packet_t { packet_type: zx_packet_type_t::ZX_PKT_TYPE_USER, ..packet })
@@ -89,7 +83,7 @@ pub unsafe fn zx_port_wait(
     packet: *mut zx_port_packet_t,
 ) -> zx_status_t {
     answer((|| {
-        let held = get(handle)?;
+        let held = borrow(handle)?;
         let port = held.port()?;
         held.require(ZX_RIGHT_READ)?;
         let received = port.wait(deadline)?;

@@ -74,25 +74,30 @@ impl ServeInner {
         cx: &mut Context<'_>,
         decode: impl FnOnce(RequestMessage<'_>) -> Result<R>,
     ) -> Poll<Option<Result<R>>> {
-        let polled = if *is_terminated || self.shut_down.load(Ordering::Acquire) {
-            Poll::Ready(None)
-        } else {
-            message_buffer::with(|message| match self.channel.recv_etc_from(cx, message) {
-                Poll::Ready(Ok(())) => Poll::Ready(Some(Self::decode_request(message, decode))),
-                // Who ends the connection from this side sets the flag and then wakes who reads. Either he finds
-                // our task, or the flag is seen here, as it was set before the task was kept.
-                Poll::Pending if self.shut_down.load(Ordering::Acquire) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(Status::PEER_CLOSED)) => Poll::Ready(None),
-                Poll::Ready(Err(status)) => {
-                    Poll::Ready(Some(Err(Error::ServerRequestRead(status))))
-                }
-            })
-        };
-        if let Poll::Ready(None | Some(Err(_))) = polled {
+        if *is_terminated || self.shut_down.load(Ordering::Acquire) {
             *is_terminated = true;
+            return Poll::Ready(None);
         }
-        polled
+        match self.channel.poll_message(cx, message_buffer::read) {
+            Poll::Ready(Ok(mut message)) => {
+                let result = Self::decode_request(&mut message, decode);
+                // Closes handles that the request did not take.
+                message_buffer::give_back(message);
+                *is_terminated = result.is_err();
+                Poll::Ready(Some(result))
+            }
+            // Who ends the connection from this side sets the flag and then wakes who reads. Either he finds
+            // our task, or the flag is seen here, as it was set before the task was kept.
+            Poll::Pending if !self.shut_down.load(Ordering::Acquire) => Poll::Pending,
+            Poll::Pending | Poll::Ready(Err(Status::PEER_CLOSED)) => {
+                *is_terminated = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(status)) => {
+                *is_terminated = true;
+                Poll::Ready(Some(Err(Error::ServerRequestRead(status))))
+            }
+        }
     }
 
     fn decode_request<R>(

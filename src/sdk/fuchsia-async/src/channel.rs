@@ -49,7 +49,7 @@ impl Channel {
         context: &mut Context<'_>,
         buf: &mut zx::MessageBuf,
     ) -> Poll<Result<(), zx::Status>> {
-        self.poll_read(context, |channel| channel.read(buf))
+        self.poll_message(context, |channel| channel.read(buf))
     }
 
     /// As [`Channel::recv_from`], with the types and rights of the handles.
@@ -61,7 +61,7 @@ impl Channel {
         context: &mut Context<'_>,
         buf: &mut zx::MessageBufEtc,
     ) -> Poll<Result<(), zx::Status>> {
-        self.poll_read(context, |channel| channel.read_etc(buf))
+        self.poll_message(context, |channel| channel.read_etc(buf))
     }
 
     /// As [`Channel::recv_from`], into two vectors.
@@ -74,7 +74,7 @@ impl Channel {
         bytes: &mut Vec<u8>,
         handles: &mut Vec<zx::Handle>,
     ) -> Poll<Result<(), zx::Status>> {
-        self.poll_read(context, |channel| channel.read_split(bytes, handles))
+        self.poll_message(context, |channel| channel.read_split(bytes, handles))
     }
 
     /// As [`Channel::recv_etc_from`], into two vectors.
@@ -87,14 +87,19 @@ impl Channel {
         bytes: &mut Vec<u8>,
         handles: &mut Vec<zx::HandleInfo>,
     ) -> Poll<Result<(), zx::Status>> {
-        self.poll_read(context, |channel| channel.read_etc_split(bytes, handles))
+        self.poll_message(context, |channel| channel.read_etc_split(bytes, handles))
     }
 
-    fn poll_read(
+    /// Reads a message with `read`, which is called only when there may be one.
+    ///
+    /// # Errors
+    /// Those of `read`, but for `SHOULD_WAIT`.
+    #[inline]
+    pub fn poll_message<R>(
         &self,
         context: &mut Context<'_>,
-        read: impl FnOnce(&zx::Channel) -> Result<(), zx::Status>,
-    ) -> Poll<Result<(), zx::Status>> {
+        read: impl FnOnce(&zx::Channel) -> Result<R, zx::Status>,
+    ) -> Poll<Result<R, zx::Status>> {
         self.0.poll_message(context, read)
     }
 

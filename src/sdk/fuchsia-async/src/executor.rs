@@ -50,9 +50,13 @@ impl Inner {
 
     /// Makes a task run on some thread of its executor.
     pub(crate) fn push(task: Arc<TaskHandle>) {
-        if let Some(local) = local(task.executor()) {
-            return local.ready.push(task);
-        }
+        let mut task = Some(task);
+        with_current(|current| {
+            let local = current.local_of(task.as_ref()?.executor())?;
+            task.take().map(|task| local.ready.push(task))
+        });
+        // Not on its executor's thread.
+        let Some(task) = task else { return };
         let inner = task.executor().clone();
         match &inner.ready {
             Ready::Local(inbox) => inbox.put(&inner.port, task),
@@ -61,9 +65,14 @@ impl Inner {
     }
 
     fn push_main(&self) {
-        if let Some(local) = local(self) {
+        let here = with_current(|current| {
+            let local = current.local_of(self)?;
             local.ready.push_main();
-        } else if let Ready::Local(inbox) = &self.ready {
+            Some(())
+        });
+        if here.is_none()
+            && let Ready::Local(inbox) = &self.ready
+        {
             inbox.put_main(&self.port);
         }
     }
@@ -79,6 +88,7 @@ impl Inner {
     }
 
     /// Wakes whose timers are due.
+    #[inline]
     pub(crate) fn fire_timers(&self) {
         if self.timers.next_deadline() != Time::INFINITE {
             let due = self.timers.take_due(self.clock.now());
@@ -160,6 +170,13 @@ struct Current {
     local: Option<Rc<Local>>,
 }
 
+impl Current {
+    /// What belongs to this thread alone, if it is that of the `LocalExecutor` that `inner` is part of.
+    fn local_of(&self, inner: &Inner) -> Option<&Rc<Local>> {
+        self.local.as_ref().filter(|_| std::ptr::eq(&*self.inner, inner))
+    }
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
@@ -186,16 +203,16 @@ impl Drop for CurrentGuard {
     }
 }
 
+/// Calls `f` with what this thread belongs to, if it belongs to an executor.
+#[inline]
+fn with_current<R>(f: impl FnOnce(&Current) -> Option<R>) -> Option<R> {
+    // `try_with`: a thread that ends may have lost the variable already.
+    CURRENT.try_with(|current| current.borrow().as_ref().and_then(f)).ok().flatten()
+}
+
 /// What belongs to this thread alone, if it is that of the `LocalExecutor` that `inner` is part of.
 pub(crate) fn local(inner: &Inner) -> Option<Rc<Local>> {
-    CURRENT
-        .try_with(|current| {
-            let current = current.borrow();
-            let current = current.as_ref()?;
-            std::ptr::eq(&*current.inner, inner).then(|| current.local.clone())?
-        })
-        .ok()
-        .flatten()
+    with_current(|current| current.local_of(inner).cloned())
 }
 
 /// A handle to an executor.
@@ -219,12 +236,7 @@ impl EHandle {
 
     /// The executor of this thread, if it has one.
     pub fn try_local() -> Option<EHandle> {
-        CURRENT
-            .try_with(|current| {
-                current.borrow().as_ref().map(|current| EHandle { inner: current.inner.clone() })
-            })
-            .ok()
-            .flatten()
+        with_current(|current| Some(EHandle { inner: current.inner.clone() }))
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

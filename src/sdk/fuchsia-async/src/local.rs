@@ -132,7 +132,8 @@ impl LocalExecutor {
     }
 
     fn take_packet(&self, deadline: zx::Time) -> bool {
-        let Ok(packet) = self.inner.port.wait(deadline) else {
+        // Not moved out, as it is large.
+        let Ok(packet) = &self.inner.port.wait(deadline) else {
             return false;
         };
         let Ready::Local(inbox) = &self.inner.ready else {
@@ -140,7 +141,7 @@ impl LocalExecutor {
         };
         let announced = packet.key() == WAKEUP_KEY;
         if !announced {
-            self.inner.dispatch(&packet);
+            self.inner.dispatch(packet);
         }
         if announced || inbox.is_unannounced() {
             inbox.empty_into(&self.local.ready);

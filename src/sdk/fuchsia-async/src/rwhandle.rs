@@ -48,10 +48,12 @@ impl Direction {
     }
 
     /// Pending while a wait is under way: then the object has not become ready since somebody last tried.
+    #[inline]
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.armed.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
+        if self.armed.load(Ordering::Acquire) { self.poll_armed(context) } else { Poll::Ready(()) }
+    }
+
+    fn poll_armed(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut receivers = lock(&self.executor.inner().receivers);
         // It may have ended before the lock was taken.
         if !self.armed.load(Ordering::Relaxed) {

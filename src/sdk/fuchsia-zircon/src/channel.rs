@@ -70,6 +70,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::write`], and `WRONG_TYPE`; each disposition's `result` says which handle it was.
+    #[inline]
     pub fn write_etc(
         &self,
         bytes: &[u8],
@@ -119,6 +120,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::read`].
+    #[inline]
     pub fn read_etc(&self, buffer: &mut MessageBufEtc) -> Result<(), Status> {
         let MessageBufEtc { bytes, handle_infos } = buffer;
         self.read_etc_split(bytes, handle_infos)
@@ -128,6 +130,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::read`].
+    #[inline]
     pub fn read_etc_split(
         &self,
         bytes: &mut Vec<u8>,
@@ -192,6 +195,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`Channel::call`].
+    #[inline]
     pub fn call_etc(
         &self,
         deadline: Time,

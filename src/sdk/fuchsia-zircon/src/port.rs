@@ -318,13 +318,19 @@ impl Port {
     ///
     /// # Errors
     /// `TIMED_OUT` after `deadline`.
+    #[inline]
     pub fn wait(&self, deadline: Time) -> Result<Packet, Status> {
-        let mut packet = sys::zx_port_packet_t::default();
-        // SAFETY: the result has a valid place.
-        ok(unsafe {
-            sys::zx_port_wait(self.raw_handle(), deadline.into_nanos(), &raw mut packet)
-        })?;
-        Ok(Packet(packet))
+        // The packet is written into the result itself, into which it would otherwise be copied.
+        let mut result = Ok(Packet(sys::zx_port_packet_t::default()));
+        if let Ok(Packet(packet)) = &mut result {
+            // SAFETY: the packet has a valid place.
+            let status =
+                unsafe { sys::zx_port_wait(self.raw_handle(), deadline.into_nanos(), packet) };
+            if let Err(status) = ok(status) {
+                result = Err(status);
+            }
+        }
+        result
     }
 
     /// Withdraws the asynchronous waits of `source` with this key, and their packets.

@@ -1,7 +1,7 @@
 //! Events as they come to a client.
 
-use super::ClientInner;
 use super::interests::EVENT;
+use super::{ClientInner, Message};
 use crate::encoding::{DynamicFlags, TransactionHeader, WireType, decode_body};
 use crate::{Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
@@ -12,14 +12,14 @@ use std::task::{Context, Poll, ready};
 #[derive(Debug)]
 pub struct EventMessage {
     header: TransactionHeader,
-    message: MessageBufEtc,
+    message: Box<MessageBufEtc>,
 }
 
 impl EventMessage {
     /// The event in a message.
-    pub(super) fn new(message: MessageBufEtc) -> Result<EventMessage> {
-        let (header, _) = TransactionHeader::split(message.bytes())?;
-        Ok(EventMessage { header, message })
+    pub(super) fn new(message: Message) -> EventMessage {
+        let Message { header, buffer } = message;
+        EventMessage { header, message: message_buffer::keep(buffer) }
     }
 
     /// Which event.
@@ -63,11 +63,9 @@ impl EventReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        let received = self.client.poll_message(cx, EVENT, |header, message| {
-            Ok(EventMessage { header, message: message_buffer::keep(message) })
-        });
-        Poll::Ready(match ready!(received) {
-            Ok(event) => Some(Ok(event)),
+        let polled = self.client.poll_message(cx, EVENT);
+        Poll::Ready(match ready!(polled) {
+            Ok(message) => Some(Ok(EventMessage::new(message))),
             Err(Error::ClientChannelClosed { status: Status::PEER_CLOSED, .. }) => {
                 self.ended = true;
                 None

@@ -1,6 +1,7 @@
 //! Who waits for which message of a client's channel.
 
-use crate::{Error, Result};
+use super::Message;
+use crate::{Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -29,7 +30,7 @@ pub(super) enum Interest {
     /// The response, by this task.
     Waiting(Waker),
     /// Nothing: the response is there.
-    Received(MessageBufEtc),
+    Received(Box<MessageBufEtc>),
     /// That the response can be dropped.
     Discard,
 }
@@ -58,7 +59,7 @@ struct Call {
 pub(super) struct State {
     calls: Slab<Call>,
     next_generation: u32,
-    events: VecDeque<MessageBufEtc>,
+    events: VecDeque<Box<MessageBufEtc>>,
     events_taken: bool,
     event_waker: Option<Waker>,
     /// Why there will be no more messages.
@@ -136,32 +137,39 @@ impl State {
         Some(known)
     }
 
-    /// The response of a transaction, or the next event, that somebody else has read, or why there
-    /// is none.
+    /// Whether the response of a transaction, or an event, is still to be read. Otherwise
+    /// [`Self::take`] has it, or knows why there is none.
     #[inline]
-    pub(super) fn take(&mut self, tx_id: u32) -> Option<Result<MessageBufEtc>> {
-        let taken = if tx_id == EVENT {
-            self.events.pop_front()
-        } else {
-            match self.interest(tx_id) {
-                Some(Interest::Received(message)) => {
-                    let message = std::mem::take(message);
-                    drop(self.forget(tx_id));
-                    Some(message)
-                }
-                Some(_) => None,
-                None => return Some(Err(Error::PollAfterCompletion)),
+    pub(super) fn is_to_be_read(&mut self, tx_id: u32) -> bool {
+        self.ended.is_none()
+            && if tx_id == EVENT {
+                self.events.is_empty()
+            } else {
+                matches!(
+                    self.interest(tx_id),
+                    Some(Interest::Unpolled | Interest::Waiting(_) | Interest::Discard)
+                )
             }
-        };
-        match (taken, &self.ended) {
-            (Some(message), _) => Some(Ok(message)),
-            (None, None) => None,
-            (None, Some(error)) => {
-                let error = error.clone();
-                drop(self.forget(tx_id));
-                Some(Err(error))
+    }
+
+    /// The response of a transaction, or the next event, that somebody else has read.
+    ///
+    /// # Errors
+    ///
+    /// There will be none.
+    pub(super) fn take(&mut self, tx_id: u32) -> Result<Box<MessageBufEtc>> {
+        if tx_id == EVENT {
+            if let Some(message) = self.events.pop_front() {
+                return Ok(message);
+            }
+        } else {
+            match self.forget(tx_id) {
+                Some(Interest::Received(message)) => return Ok(message),
+                Some(_) => {}
+                None => return Err(Error::PollAfterCompletion),
             }
         }
+        Err(self.ended.clone().unwrap_or(Error::PollAfterCompletion))
     }
 
     /// Whether nobody else waits for a message, or will before he polls.
@@ -191,8 +199,24 @@ impl State {
         }
     }
 
+    /// Takes in a message for somebody else than who has read it, or why there is none.
+    #[cold]
+    pub(super) fn take_in(&mut self, received: Result<Message>) -> Woken {
+        match received {
+            Ok(Message { header, buffer }) => {
+                let kept = message_buffer::keep(buffer);
+                if header.tx_id == EVENT {
+                    self.event(kept)
+                } else {
+                    self.response(header.tx_id, kept)
+                }
+            }
+            Err(error) => self.end(error),
+        }
+    }
+
     /// Takes in a response. One that no call waits for ends the connection.
-    pub(super) fn response(&mut self, tx_id: u32, message: MessageBufEtc) -> Woken {
+    fn response(&mut self, tx_id: u32, message: Box<MessageBufEtc>) -> Woken {
         match self.interest(tx_id) {
             Some(Interest::Discard) => {
                 drop(self.forget(tx_id));
@@ -208,7 +232,7 @@ impl State {
     }
 
     /// Takes in an event.
-    pub(super) fn event(&mut self, message: MessageBufEtc) -> Woken {
+    fn event(&mut self, message: Box<MessageBufEtc>) -> Woken {
         if self.events.len() >= MAX_QUEUED_EVENTS {
             if self.events_taken {
                 return self.end(Error::ClientEvent(Status::NO_RESOURCES));
@@ -220,7 +244,7 @@ impl State {
     }
 
     /// Remembers why there will be no more messages; the first reason stays.
-    pub(super) fn end(&mut self, error: Error) -> Woken {
+    fn end(&mut self, error: Error) -> Woken {
         self.ended.get_or_insert(error);
         self.all()
     }
@@ -314,19 +338,21 @@ mod tests {
         assert_ne!(first, second);
         assert!(state.interest(first).is_none());
         // A response to the first call ends the connection, though the second waits in its place.
-        let _ = state.response(first, MessageBufEtc::new());
-        assert!(matches!(state.take(second), Some(Err(Error::InvalidResponseTxid))));
+        let _ = state.response(first, Box::default());
+        assert!(!state.is_to_be_read(second));
+        assert!(matches!(state.take(second), Err(Error::InvalidResponseTxid)));
     }
 
     #[test]
     fn a_response_can_come_only_once() {
         let mut state = State::default();
         let tx_id = state.register().unwrap();
-        let _ = state.response(tx_id, MessageBufEtc::new());
-        let _ = state.response(tx_id, MessageBufEtc::new());
-        assert!(matches!(state.take(tx_id), Some(Ok(_))));
-        assert!(matches!(state.take(tx_id), Some(Err(Error::PollAfterCompletion))));
+        let _ = state.response(tx_id, Box::default());
+        let _ = state.response(tx_id, Box::default());
+        assert!(!state.is_to_be_read(tx_id));
+        assert!(state.take(tx_id).is_ok());
+        assert!(matches!(state.take(tx_id), Err(Error::PollAfterCompletion)));
         let next = state.register().unwrap();
-        assert!(matches!(state.take(next), Some(Err(Error::InvalidResponseTxid))));
+        assert!(matches!(state.take(next), Err(Error::InvalidResponseTxid)));
     }
 }

@@ -12,7 +12,7 @@ use crate::encoding::{
 };
 use crate::{AsyncChannel, Error, Result, message_buffer};
 use fuchsia_zircon::{MessageBufEtc, Status};
-use interests::{EVENT, Interests};
+use interests::Interests;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,81 +46,74 @@ impl ClientInner {
         Error::ClientChannelClosed { status, protocol_name: self.protocol_name }
     }
 
-    /// Reads messages until the response with this transaction id comes, or an event, and calls `take`
-    /// with it. Messages for others are kept for them. Until then the caller's task is kept, to be
-    /// woken.
-    fn poll_message<T>(
-        &self,
-        cx: &Context<'_>,
-        tx_id: u32,
-        take: impl FnOnce(TransactionHeader, &mut MessageBufEtc) -> Result<T>,
-    ) -> Poll<Result<T>> {
-        message_buffer::with(|message| {
-            loop {
-                // Whoever reads does so under the lock, so that no message overtakes another on its way
-                // to whom it is for.
-                let mut state = self.interests.lock();
-                if let Some(taken) = state.take(tx_id) {
-                    drop(state);
-                    return Poll::Ready(taken.and_then(|mut message| {
-                        let (header, _) = TransactionHeader::split(message.bytes())?;
-                        take(header, &mut message)
-                    }));
-                }
-                // Where several wait, all are woken, whoever polled last.
-                let waker = if state.is_alone(tx_id) { cx.waker() } else { &self.waker };
-                let mut waiting = Context::from_waker(waker);
-                let Poll::Ready(result) = self.channel.recv_etc_from(&mut waiting, message) else {
-                    let known = state.wait(tx_id, cx.waker());
+    /// Reads messages until the response with this transaction id comes, or an event. Messages for
+    /// others are kept for them. Until then the caller's task is kept, to be woken.
+    fn poll_message(&self, cx: &Context<'_>, tx_id: u32) -> Poll<Result<Message>> {
+        loop {
+            // Whoever reads does so under the lock, so that no message overtakes another on its way to
+            // whom it is for.
+            let mut state = self.interests.lock();
+            if !state.is_to_be_read(tx_id) {
+                let taken = state.take(tx_id);
+                drop(state);
+                return Poll::Ready(Message::new(taken?));
+            }
+            // Where several wait, all are woken, whoever polled last.
+            let waker = if state.is_alone(tx_id) { cx.waker() } else { &self.waker };
+            let mut waiting = Context::from_waker(waker);
+            let polled = self.channel.poll_message(&mut waiting, message_buffer::read);
+            let Poll::Ready(result) = polled else {
+                let known = state.wait(tx_id, cx.waker());
+                drop(state);
+                drop(known);
+                return Poll::Pending;
+            };
+            match self.received(result) {
+                Ok(message) if message.header.tx_id == tx_id => {
+                    // It need not be kept for a moment.
+                    let known = state.forget(tx_id);
                     drop(state);
                     drop(known);
-                    return Poll::Pending;
-                };
-                let received = self.received(result, message);
-                match received {
-                    Ok(header) if header.tx_id == tx_id => {
-                        // It need not be kept for a moment.
-                        let known = state.forget(tx_id);
-                        drop(state);
-                        drop(known);
-                        return Poll::Ready(take(header, message));
-                    }
-                    received => {
-                        let woken = match received {
-                            Ok(TransactionHeader { tx_id: EVENT, .. }) => {
-                                state.event(message_buffer::keep(message))
-                            }
-                            Ok(header) => {
-                                state.response(header.tx_id, message_buffer::keep(message))
-                            }
-                            Err(error) => state.end(error),
-                        };
-                        drop(state);
-                        woken.wake();
-                    }
+                    return Poll::Ready(Ok(message));
+                }
+                received => {
+                    let woken = state.take_in(received);
+                    drop(state);
+                    woken.wake();
                 }
             }
-        })
+        }
     }
 
-    /// The header of a message that was read, unless it ends the connection.
-    fn received(
-        &self,
-        result: Result<(), Status>,
-        message: &mut MessageBufEtc,
-    ) -> Result<TransactionHeader> {
-        result.map_err(|status| match status {
+    /// A message that was read, unless it ends the connection.
+    fn received(&self, result: Result<Box<MessageBufEtc>, Status>) -> Result<Message> {
+        let message = result.map_err(|status| match status {
             Status::PEER_CLOSED => self.closed(status),
             status => Error::ClientRead(status),
         })?;
-        let (header, _) = TransactionHeader::split(message.bytes())?;
-        if header.is_epitaph() {
-            return Err(self.closed(epitaph_status(message)?));
+        let mut message = Message::new(message)?;
+        if message.header.ordinal == EPITAPH_ORDINAL {
+            return Err(if message.header.is_epitaph() {
+                self.closed(epitaph_status(&mut message.buffer)?)
+            } else {
+                Error::InvalidResponseTxid
+            });
         }
-        if header.ordinal == EPITAPH_ORDINAL {
-            return Err(Error::InvalidResponseTxid);
-        }
-        Ok(header)
+        Ok(message)
+    }
+}
+
+/// A message with its header.
+#[derive(Debug)]
+struct Message {
+    header: TransactionHeader,
+    buffer: Box<MessageBufEtc>,
+}
+
+impl Message {
+    fn new(buffer: Box<MessageBufEtc>) -> Result<Message> {
+        let (header, _) = TransactionHeader::split(buffer.bytes())?;
+        Ok(Message { header, buffer })
     }
 }
 
@@ -281,15 +274,18 @@ impl<T> Drop for Waiting<T> {
 
 impl<T> Waiting<T> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<T>> {
-        let Waiting { client, tx_id, ordinal, decode } = self;
-        client.poll_message(cx, *tx_id, |header, message| {
-            let decode = decode.take().ok_or(Error::PollAfterCompletion)?;
-            if header.ordinal != *ordinal {
-                return Err(Error::InvalidResponseOrdinal);
-            }
-            let (bytes, handles) = message.split_mut();
-            decode(bytes.get(HEADER_SIZE..).ok_or(Error::InvalidHeader)?, handles)
-        })
+        let Message { header, mut buffer } = ready!(self.client.poll_message(cx, self.tx_id))?;
+        let Some(decode) = self.decode.take() else {
+            return Poll::Ready(Err(Error::PollAfterCompletion));
+        };
+        let result = if header.ordinal == self.ordinal {
+            let (bytes, handles) = buffer.split_mut();
+            decode(bytes.get(HEADER_SIZE..).unwrap_or_default(), handles)
+        } else {
+            Err(Error::InvalidResponseOrdinal)
+        };
+        message_buffer::give_back(buffer);
+        Poll::Ready(result)
     }
 }
 

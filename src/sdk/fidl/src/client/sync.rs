@@ -1,6 +1,6 @@
 //! A client that blocks the thread.
 
-use super::{EventMessage, epitaph_status};
+use super::{EventMessage, Message, epitaph_status};
 use crate::encoding::{
     DynamicFlags, Encoder, TransactionHeader, WireType, decode_body, with_buffers,
 };
@@ -63,23 +63,30 @@ impl Client {
         encode: impl FnOnce(&mut Encoder<'_>) -> Result<()>,
         convert: impl FnOnce(M::Owned) -> Result<T>,
     ) -> Result<T> {
-        message_buffer::with(|message| {
-            let called = with_buffers(|bytes, handles| {
-                // The kernel chooses the transaction id.
-                bytes.extend_from_slice(&TransactionHeader::new(0, ordinal, flags).to_bytes());
-                encode(&mut Encoder::new(bytes, handles))?;
-                self.channel
-                    .call_etc(deadline, bytes, handles, message)
-                    .map_err(|status| self.ended(status, Error::ClientCall))
-            });
-            called?;
-            let (bytes, handles) = message.split_mut();
-            let (header, body) = TransactionHeader::split(bytes)?;
-            if header.ordinal != ordinal {
-                return Err(Error::InvalidResponseOrdinal);
-            }
-            convert(decode_body::<M>(body, handles)?)
-        })
+        let mut message = message_buffer::take();
+        let called = with_buffers(|bytes, handles| {
+            // The kernel chooses the transaction id.
+            bytes.extend_from_slice(&TransactionHeader::new(0, ordinal, flags).to_bytes());
+            encode(&mut Encoder::new(bytes, handles))?;
+            self.channel
+                .call_etc(deadline, bytes, handles, &mut message)
+                .map_err(|status| self.ended(status, Error::ClientCall))
+        });
+        let response = match called {
+            Ok(()) => Self::decode::<M>(ordinal, &mut message),
+            Err(error) => Err(error),
+        };
+        message_buffer::give_back(message);
+        convert(response?)
+    }
+
+    fn decode<M: WireType>(ordinal: u64, message: &mut MessageBufEtc) -> Result<M::Owned> {
+        let (bytes, handles) = message.split_mut();
+        let (header, body) = TransactionHeader::split(bytes)?;
+        if header.ordinal != ordinal {
+            return Err(Error::InvalidResponseOrdinal);
+        }
+        decode_body::<M>(body, handles)
     }
 
     /// Waits for an event.
@@ -91,19 +98,18 @@ impl Client {
     pub fn wait_for_event(&self, deadline: Time) -> Result<EventMessage> {
         let signals = Signals::CHANNEL_READABLE | Signals::CHANNEL_PEER_CLOSED;
         self.channel.wait_handle(signals, deadline).map_err(Error::ClientEvent)?;
-        let mut message = MessageBufEtc::new();
-        self.channel.read_etc(&mut message).map_err(|status| match status {
+        let buffer = message_buffer::read(&self.channel).map_err(|status| match status {
             Status::PEER_CLOSED => self.closed(status),
             status => Error::ClientRead(status),
         })?;
-        let (header, _) = TransactionHeader::split(message.bytes())?;
-        if header.is_epitaph() {
-            return Err(self.closed(epitaph_status(&mut message)?));
+        let mut message = Message::new(buffer)?;
+        if message.header.is_epitaph() {
+            return Err(self.closed(epitaph_status(&mut message.buffer)?));
         }
-        if header.tx_id != 0 {
+        if message.header.tx_id != 0 {
             return Err(Error::UnexpectedSyncResponse);
         }
-        EventMessage::new(message)
+        Ok(EventMessage::new(message))
     }
 
     fn closed(&self, status: Status) -> Error {

@@ -10,7 +10,7 @@ use fidl_test_wire::*;
 use fuchsia_async as fasync;
 use fuchsia_zircon as zx;
 use futures::future::{join, try_join_all};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, poll};
 
 /// Serves [`Echo`] until the client is gone.
 async fn serve_echo(mut stream: EchoRequestStream) -> Result<(), Error> {
@@ -202,6 +202,63 @@ async fn a_responder_dropped_unsent_ends_the_connection() {
     let (result, _stream) = join(answered, server).await;
     assert_eq!(result, Ok(()));
     drop(unanswered);
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn a_server_that_waits_learns_that_its_side_has_ended_the_connection() {
+    let (_proxy, mut stream) = create_proxy_and_stream::<EchoMarker>();
+    let control_handle = stream.control_handle();
+    let (next, ()) = join(stream.next(), async move { control_handle.shutdown() }).await;
+    assert!(next.is_none());
+
+    let (proxy, mut stream) = create_proxy_and_stream::<EchoMarker>();
+    let control_handle = stream.control_handle();
+    let end = move || control_handle.shutdown_with_epitaph(Status::BAD_PATH);
+    let (next, ()) = join(stream.next(), fasync::unblock(end)).await;
+    assert!(next.is_none());
+    assert_eq!(proxy.ping().await, Err(closed(Status::BAD_PATH)));
+}
+
+#[fasync::run_singlethreaded(test)]
+async fn whoever_reads_wakes_the_others() {
+    let (proxy, mut stream) = create_proxy_and_stream::<EchoMarker>();
+    let mut events = proxy.take_event_stream();
+    let mut first = proxy.ping();
+    // Alone, it is woken itself; from then on all are.
+    assert!(poll!(&mut first).is_pending());
+    let second = fasync::Task::local(proxy.ping());
+    let third = fasync::Task::local(proxy.echo_string("third"));
+    let event = fasync::Task::local(async move { events.next().await });
+    let server = async move {
+        let mut pings = Vec::new();
+        for _ in 0..2 {
+            pings.push(stream.try_next().await.unwrap().unwrap().into_ping().unwrap());
+        }
+        let (value, responder) =
+            stream.try_next().await.unwrap().unwrap().into_echo_string().unwrap();
+        responder.send(&value).unwrap();
+        stream.control_handle().send_on_fired(1, "event").unwrap();
+        for ping in pings.into_iter().rev() {
+            ping.send().unwrap();
+        }
+        stream
+    };
+    let (third, mut stream) = join(third, server).await;
+    assert_eq!(third, Ok("third".to_owned()));
+    let fired = event.await.unwrap().unwrap().into_on_fired().unwrap();
+    assert_eq!(fired, (1, "event".to_owned()));
+    assert_eq!(second.await, Ok(()));
+    assert_eq!(first.await, Ok(()));
+
+    // One that is dropped while it is the one that is woken leaves the others.
+    let mut dropped = proxy.ping();
+    assert!(poll!(&mut dropped).is_pending());
+    let left = fasync::Task::local(proxy.ping());
+    drop(dropped);
+    for _ in 0..2 {
+        stream.try_next().await.unwrap().unwrap().into_ping().unwrap().send().unwrap();
+    }
+    assert_eq!(left.await, Ok(()));
 }
 
 #[fasync::run_singlethreaded(test)]

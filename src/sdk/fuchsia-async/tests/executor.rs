@@ -121,6 +121,40 @@ fn other_threads_wake_a_sleeping_executor() {
     }
 }
 
+#[test]
+fn a_full_port_keeps_nobody_asleep() {
+    let mut executor = fasync::LocalExecutor::new();
+    let port = executor.ehandle();
+    executor.run_singlethreaded(async move {
+        let (started, starts) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
+        let task = fasync::Task::local(async move {
+            started.send(()).expect("somebody waits");
+            receiver.await
+        });
+        starts.await.expect("the task starts");
+        // Nobody has this key.
+        let packet =
+            zx::Packet::from_user_packet(u64::MAX - 1, 0, zx::UserPacket::from_u8_array([0; 32]));
+        while port.port().queue(&packet).is_ok() {}
+        thread::spawn(move || sender.send(7)).join().expect("it does not panic").expect("it waits");
+        assert_eq!(task.await, Ok(7));
+    });
+}
+
+#[test]
+fn a_timer_of_another_thread_wakes_the_executor() {
+    let mut executor = fasync::LocalExecutor::new();
+    let timer = fasync::Timer::new(zx::Duration::from_millis(1));
+    let (sender, receiver) = oneshot::channel();
+    let other = thread::spawn(move || {
+        futures::executor::block_on(timer);
+        sender.send(()).expect("somebody waits");
+    });
+    assert_eq!(executor.run_singlethreaded(receiver), Ok(()));
+    other.join().expect("it does not panic");
+}
+
 #[fuchsia_async::run(3, test)]
 async fn tasks_run_on_all_threads() {
     let count = Arc::new(AtomicUsize::new(0));

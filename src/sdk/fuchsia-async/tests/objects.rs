@@ -1,9 +1,13 @@
 //! Channels and sockets that are awaited.
 
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
 use std::thread;
 
 use fuchsia_async as fasync;
 use fuchsia_zircon::{self as zx, AsHandleRef, HandleBased, Peered};
+use futures::channel::oneshot;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, TryStreamExt};
 
 #[fuchsia_async::run_singlethreaded(test)]
@@ -67,6 +71,36 @@ async fn a_channel_can_be_taken_back_while_waited_for() {
     theirs.write(b"x", &mut []).expect("there is room");
     let mut buf = zx::MessageBuf::new();
     ours.recv_msg(&mut buf).await.expect("it is there");
+}
+
+#[fuchsia_async::run_singlethreaded(test)]
+async fn who_waits_for_a_message_can_be_woken_without_one() {
+    let (ours, theirs) = zx::Channel::create();
+    let ours = Rc::new(fasync::Channel::from_channel(ours));
+    for _ in 0..2 {
+        let (started, starts) = oneshot::channel();
+        let mut started = Some(started);
+        let channel = ours.clone();
+        let mut buf = zx::MessageBuf::new();
+        let reader = fasync::Task::local(poll_fn(move |context| {
+            assert!(channel.recv_from(context, &mut buf).is_pending());
+            match started.take() {
+                Some(started) => {
+                    started.send(()).expect("somebody waits");
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            }
+        }));
+        starts.await.expect("the reader starts");
+        ours.wake_reader();
+        reader.await;
+    }
+    let mut buf = zx::MessageBuf::new();
+    // The wait has gone on.
+    theirs.write(b"x", &mut []).expect("it is open");
+    ours.recv_msg(&mut buf).await.expect("it comes");
+    assert_eq!(buf.bytes(), b"x");
 }
 
 #[fuchsia_async::run_singlethreaded(test)]

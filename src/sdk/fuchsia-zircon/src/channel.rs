@@ -77,6 +77,13 @@ impl Channel {
         handles: &mut [HandleDisposition<'_>],
     ) -> Result<(), Status> {
         let (num_bytes, num_handles) = (len(bytes)?, len(handles)?);
+        if handles.is_empty() {
+            let none = std::ptr::null_mut();
+            // SAFETY: the buffer is valid for its length, and there is no other.
+            return ok(unsafe {
+                sys::zx_channel_write_etc(self.raw_handle(), 0, bytes.as_ptr(), num_bytes, none, 0)
+            });
+        }
         let mut raw = take_raw(handles);
         // SAFETY: both buffers are valid for their lengths.
         let status = unsafe {
@@ -254,11 +261,24 @@ fn take_raw(handles: &mut [HandleDisposition<'_>]) -> Vec<sys::zx_handle_disposi
     handles.iter_mut().map(HandleDisposition::take_raw).collect()
 }
 
+/// Closes handles, which most messages have not, and which is therefore not inlined.
+#[inline]
+fn close<H>(handles: &mut Vec<H>) {
+    #[cold]
+    #[inline(never)]
+    fn close_some<H>(handles: &mut Vec<H>) {
+        handles.clear();
+    }
+    if !handles.is_empty() {
+        close_some(handles);
+    }
+}
+
 /// Empties the buffers of a message to be read; the new one fits whatever it is. What is reserved stays uninitialized.
 #[inline]
 fn make_room<H>(bytes: &mut Vec<u8>, handles: &mut Vec<H>) {
     bytes.clear();
-    handles.clear();
+    close(handles);
     bytes.reserve(READ_BYTES);
     handles.reserve(READ_HANDLES);
 }
@@ -342,9 +362,10 @@ impl MessageBuf {
     }
 
     /// Empties the buffer and closes what handles it has.
+    #[inline]
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.handles.clear();
+        close(&mut self.handles);
     }
 }
 
@@ -397,9 +418,10 @@ impl MessageBufEtc {
     }
 
     /// Empties the buffer and closes what handles it has.
+    #[inline]
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.handle_infos.clear();
+        close(&mut self.handle_infos);
     }
 }
 

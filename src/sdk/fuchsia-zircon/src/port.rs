@@ -318,9 +318,9 @@ impl Port {
     ///
     /// # Errors
     /// `TIMED_OUT` after `deadline`.
-    #[inline]
+    #[inline(never)]
     pub fn wait(&self, deadline: Time) -> Result<Packet, Status> {
-        // The packet is written into the result itself, into which it would otherwise be copied.
+        // The packet is written into the result itself, which the caller has made room for: hence also not inlined.
         let mut result = Ok(Packet(sys::zx_port_packet_t::default()));
         if let Ok(Packet(packet)) = &mut result {
             // SAFETY: the packet has a valid place.

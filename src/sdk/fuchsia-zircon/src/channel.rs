@@ -2,9 +2,8 @@ use crate::handle::impl_handle_based;
 use crate::{AsHandleRef, Handle, HandleDisposition, HandleInfo, Peered, Status, Time, ok, sys};
 use std::mem;
 
-/// Room for the bytes of any message. On Linux a message comes with a trailer of 16 bytes, for which there is room behind
-/// the largest one, so that it is received in place.
-const READ_BYTES: usize = sys::ZX_CHANNEL_MAX_MSG_BYTES as usize + 16;
+/// Room for the bytes of any message.
+const READ_BYTES: usize = sys::ZX_CHANNEL_MAX_MSG_BYTES as usize;
 /// Room for the handles of any message.
 const READ_HANDLES: usize = sys::ZX_CHANNEL_MAX_MSG_HANDLES as usize;
 

@@ -498,6 +498,7 @@ impl Port {
     }
 
     /// Ends a wait that was made through a handle while that was closed, as nobody else will.
+    #[inline]
     fn check_handle(&self, handle: zx_handle_t, object: &Object, number: Number) {
         if !crate::handle_table::is_valid(handle) {
             self.handle_closed(object, number, handle, object.handles.load(Ordering::SeqCst) == 0);

@@ -4,9 +4,6 @@ use super::{ALLOC_PRESENT_U32, ALLOC_PRESENT_U64, Depth, WireType};
 use crate::{Error, Result};
 use fuchsia_zircon::{Handle, HandleInfo, ObjectType, Rights};
 
-/// The presence marker of a vector or string that is there.
-const ALLOC_PRESENT_BYTES: [u8; 8] = ALLOC_PRESENT_U64.to_le_bytes();
-
 /// Reads values from the bytes of a message's body and from its handles. Handles that no value
 /// takes stay with the message, which closes them.
 #[derive(Debug)]
@@ -24,6 +21,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     ///
     /// They are not those of a value of the type, or there are more of them.
+    #[inline]
     pub fn decode_all<T: WireType>(
         bytes: &'a [u8],
         handles: &'a mut [HandleInfo],
@@ -141,10 +139,11 @@ impl<'a> Decoder<'a> {
     #[inline]
     pub(crate) fn vector_len(&self, offset: usize) -> Result<usize> {
         let (words, _) = self.slice(offset, 16)?.as_chunks();
-        let [count, ALLOC_PRESENT_BYTES] = words else {
+        let [count, presence] = *words else { return Err(self.why_no_vector(offset)) };
+        if u64::from_le_bytes(presence) != ALLOC_PRESENT_U64 {
             return Err(self.why_no_vector(offset));
-        };
-        let count = u64::from_le_bytes(*count);
+        }
+        let count = u64::from_le_bytes(count);
         usize::try_from(count).map_err(|_| out_of_range(usize::MAX, self.bytes.len()))
     }
 

@@ -34,7 +34,8 @@ impl MessageBytes {
     fn extend(&mut self, len: usize) -> &mut [u8] {
         let (start, end) = (self.len, self.len + len);
         if end > self.room.len() {
-            return self.grow(len);
+            // So that the compiler sees that there are as many here, too.
+            return &mut self.grow(len)[..len];
         }
         self.len = end;
         &mut self.room[start..end]
@@ -93,10 +94,19 @@ pub(crate) fn with_buffers<R>(
     if !buffers.handles.is_empty() {
         buffers.handles.clear();
     }
-    if buffers.bytes.room.len() <= KEPT_CAPACITY {
-        BUFFERS.set(Some(buffers));
+    if buffers.bytes.room.len() <= KEPT_CAPACITY
+        && let Some(nested) = BUFFERS.replace(Some(buffers))
+    {
+        discard(nested);
     }
     result
+}
+
+/// Off the path of those who are not nested.
+#[cold]
+#[inline(never)]
+fn discard(buffers: Box<Buffers>) {
+    drop(buffers);
 }
 
 impl<'a> Encoder<'a> {

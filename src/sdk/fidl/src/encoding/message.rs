@@ -91,6 +91,7 @@ impl TransactionHeader {
 }
 
 /// Decodes a message's body, all of it.
+#[inline]
 pub(crate) fn decode_body<T: WireType>(
     body: &[u8],
     handles: &mut [HandleInfo],

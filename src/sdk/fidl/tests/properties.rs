@@ -17,6 +17,21 @@ fn small() -> impl Strategy<Value = Small> {
     any::<(u8, u16)>().prop_map(|(a, b)| Small { a, b })
 }
 
+fn mixed() -> impl Strategy<Value = Mixed> {
+    let kinds = [StrictEnum::Minus, StrictEnum::Zero, StrictEnum::Plus];
+    let rest = any::<(bool, u32, u64, [u8; 6])>();
+    (prop::sample::select(kinds.to_vec()), small(), rest).prop_map(
+        |(kind, small, (flag, other, bits, address))| Mixed {
+            kind,
+            flag,
+            small,
+            other: FlexibleEnum::from_primitive_allow_unknown(other),
+            bits: FlexibleBits::from_bits_retain(bits),
+            address,
+        },
+    )
+}
+
 fn strings() -> impl Strategy<Value = Strings> {
     (".{0,12}", "[a-z]{0,4}", option::of("[a-z]{0,8}"))
         .prop_map(|(plain, bounded, absent)| Strings { plain, bounded, absent })
@@ -173,6 +188,31 @@ proptest! {
             3 => check(arrays, at, change),
             _ => check(node, at, change),
         }
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_vector_of_structs_is_rejected_or_canonical(
+        smalls in vec(small(), 1..300),
+        numbers in vec(numbers(), 1..70),
+        mixes in vec(mixed(), 1..30),
+        at: prop::sample::Index,
+        change in 1..=255u8,
+    ) {
+        type Vector<T> = fidl::encoding::Vector<T, { u32::MAX }>;
+        fn check<T: WireType<Owned = T>>(values: Vec<T>, at: prop::sample::Index, change: u8) {
+            let encode = |values| Encoder::encode_all::<Vector<T>>(values).unwrap().0;
+            let decode = |bytes: &[u8]| Decoder::decode_all::<Vector<T>>(bytes, &mut []);
+            let mut bytes = encode(values);
+            assert_eq!(encode(decode(&bytes).unwrap()), bytes);
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            if let Ok(decoded) = decode(&bytes) {
+                assert_eq!(encode(decoded), bytes);
+            }
+        }
+        check(smalls, at, change);
+        check(numbers, at, change);
+        check(mixes, at, change);
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! all alike. All processes are on one processor then, where the scheduler mostly puts such pairs: it is
 //! the work that is compared, and not who was put elsewhere.
 //!
+//! The bare ping-pong blocks in the socket, as a synchronous client does. Whoever serves, or awaits,
+//! more than one thing has to wait elsewhere: so there is also the ratio of a ping-pong both of whose
+//! sides wait in epoll, which is the least that an asynchronous call between such sides can take.
+//!
 //! The benchmark is also the program of the other process: it runs itself with an argument that
 //! says what to serve, and with the socket as standard input.
 
@@ -15,7 +19,10 @@ mod linux {
     use fidl_test_wire::{ParrotMarker, ParrotRequest};
     use fuchsia_async as fasync;
     use futures::TryStreamExt as _;
+    use rustix::event::epoll;
+    use rustix::io::Errno;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+    use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, OwnedFd};
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
@@ -70,8 +77,35 @@ mod linux {
                 }
                 true
             }
+            Some("serve-bytes-awaited") => {
+                let socket = stdin();
+                let set = readable_set(&socket);
+                let mut buffer = [0; MESSAGE];
+                while let Ok((len @ 1.., _)) = awaited_recv(&set, &socket, &mut buffer) {
+                    rustix::net::send(&socket, &buffer[..len], SendFlags::empty()).unwrap();
+                }
+                true
+            }
             _ => false,
         }
+    }
+
+    /// An epoll set that reports when the socket has something to read.
+    fn readable_set(socket: &OwnedFd) -> OwnedFd {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&set, socket, data, epoll::EventFlags::IN).unwrap();
+        set
+    }
+
+    fn awaited_recv(
+        set: &OwnedFd,
+        socket: &OwnedFd,
+        buffer: &mut [u8],
+    ) -> Result<(usize, usize), Errno> {
+        let mut events = [const { MaybeUninit::uninit() }; 16];
+        epoll::wait(set, &mut events[..], None)?;
+        rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)
     }
 
     fn serve_echo(channel: Channel) {
@@ -126,6 +160,13 @@ mod linux {
             rustix::net::send(&socket, &buffer, SendFlags::empty()).unwrap();
             rustix::net::recv(&socket, &mut buffer, RecvFlags::empty()).unwrap();
         };
+        let (awaited_socket, awaited_peer) = spawn("serve-bytes-awaited");
+        let set = readable_set(&awaited_socket);
+        let mut awaited_buffer = [7; MESSAGE];
+        let mut awaited = || {
+            rustix::net::send(&awaited_socket, &awaited_buffer, SendFlags::empty()).unwrap();
+            awaited_recv(&set, &awaited_socket, &mut awaited_buffer).unwrap();
+        };
         let (other, sync_peer) = spawn("serve-echo");
         let channel = fuchsia_zircon::linux::channel_from_fd(other).unwrap();
         let proxy = ClientEnd::<ParrotMarker>::new(channel).into_sync_proxy();
@@ -134,20 +175,23 @@ mod linux {
         let mut executor = fasync::LocalExecutor::new();
         let channel = fuchsia_zircon::linux::channel_from_fd(other).unwrap();
         let async_proxy = ClientEnd::<ParrotMarker>::new(channel).into_proxy();
-        let mut rounds = [const { Vec::new() }; 3];
+        let mut rounds = [const { Vec::new() }; 4];
         for _ in 0..ROUNDS {
             let asynchronous = asynchronous_round(&mut executor, &async_proxy);
             let bare = round(&mut bare).as_secs_f64();
             let synchronous = round(&mut synchronous).as_secs_f64();
-            let figures = [bare, synchronous / bare, asynchronous.as_secs_f64() / bare];
+            let awaited = round(&mut awaited).as_secs_f64();
+            let asynchronous = asynchronous.as_secs_f64();
+            let figures = [bare, awaited / bare, synchronous / bare, asynchronous / bare];
             rounds.iter_mut().zip(figures).for_each(|(all, figure)| all.push(figure));
         }
-        let [bare, synchronous, asynchronous] = rounds.map(median);
+        let [bare, awaited, synchronous, asynchronous] = rounds.map(median);
         println!("bare ping-pong: {:.2} µs", bare * 1e6);
+        println!("bare ping-pong through epoll: {awaited:.2} times that");
         println!("synchronous call: {synchronous:.2} times that");
         println!("asynchronous call: {asynchronous:.2} times that");
-        drop((socket, proxy, async_proxy));
-        drop([bare_peer, sync_peer, async_peer]);
+        drop((socket, awaited_socket, proxy, async_proxy));
+        drop([bare_peer, awaited_peer, sync_peer, async_peer]);
     }
 
     #[divan::bench]

@@ -125,6 +125,7 @@ impl Channel {
     ///
     /// # Errors
     /// Those of `zx_channel_write_etc`.
+    #[inline]
     pub fn write_etc(
         &self,
         bytes: &[u8],

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
 use crate::clock::{Clock, Time};
 use crate::local::Local;
@@ -91,9 +91,14 @@ impl Inner {
     #[inline]
     pub(crate) fn fire_timers(&self) {
         if self.timers.next_deadline() != Time::INFINITE {
-            let due = self.timers.take_due(self.clock.now());
-            due.into_iter().for_each(std::task::Waker::wake);
+            self.fire_due_timers();
         }
+    }
+
+    #[inline(never)]
+    fn fire_due_timers(&self) {
+        let due = self.timers.take_due(self.clock.now());
+        due.into_iter().for_each(Waker::wake);
     }
 
     /// Until when to sleep if nothing is ready.
@@ -105,24 +110,18 @@ impl Inner {
         }
     }
 
-    /// Tells whom a packet is for, unless that has gone.
-    pub(crate) fn dispatch(&self, packet: &zx::Packet) {
+    /// Tells whom a packet is for, unless that has gone; or says whom to wake, which is not to be done under a lock either.
+    #[inline]
+    pub(crate) fn dispatch(&self, packet: &zx::Packet) -> Option<Waker> {
         let mut receivers = lock(&self.receivers);
-        match receivers.get(packet.key()) {
-            Some(Receiver::Wait(wait)) => {
-                let waker = wait.end();
-                // Not under the lock: who is called may register another receiver.
-                drop(receivers);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
-            Some(Receiver::Packets(receiver)) => {
+        match receivers.get(packet.key())? {
+            Receiver::Wait(wait) => wait.end(),
+            Receiver::Packets(receiver) => {
                 let receiver = receiver.clone();
                 drop(receivers);
                 receiver.receive_packet(*packet);
+                None
             }
-            None => {}
         }
     }
 

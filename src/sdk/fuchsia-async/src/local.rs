@@ -140,8 +140,13 @@ impl LocalExecutor {
             return true;
         };
         let announced = packet.key() == WAKEUP_KEY;
-        if !announced {
-            self.inner.dispatch(packet);
+        if !announced && let Some(waker) = self.inner.dispatch(packet) {
+            // The most frequent one is known here.
+            if waker.will_wake(&self.waker) {
+                self.local.ready.push_main();
+            } else {
+                waker.wake();
+            }
         }
         if announced || inbox.is_unannounced() {
             inbox.empty_into(&self.local.ready);

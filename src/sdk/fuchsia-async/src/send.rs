@@ -118,8 +118,9 @@ fn turn(inner: &Inner, queue: &SharedQueue, finished: &AtomicBool) {
     queue.sleepers.leave(woken);
     if let Ok(packet) = packet
         && !woken
+        && let Some(waker) = inner.dispatch(&packet)
     {
-        inner.dispatch(&packet);
+        waker.wake();
     }
 }
 

@@ -96,7 +96,8 @@ impl TaskHandle {
         }
         let idle = self.state.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
         if idle == Err(WOKEN) {
-            self.state.store(QUEUED, Ordering::Release);
+            // Not a store, which would hide from the next poll what another one who has woken it meanwhile did before.
+            self.state.swap(QUEUED, Ordering::AcqRel);
             Inner::push(self);
         }
     }

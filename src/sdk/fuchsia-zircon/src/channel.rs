@@ -75,14 +75,24 @@ impl Channel {
         bytes: &[u8],
         handles: &mut [HandleDisposition<'_>],
     ) -> Result<(), Status> {
-        let (num_bytes, num_handles) = (len(bytes)?, len(handles)?);
-        if handles.is_empty() {
-            let none = std::ptr::null_mut();
-            // SAFETY: the buffer is valid for its length, and there is no other.
-            return ok(unsafe {
-                sys::zx_channel_write_etc(self.raw_handle(), 0, bytes.as_ptr(), num_bytes, none, 0)
-            });
+        if !handles.is_empty() {
+            return self.write_with_handles(bytes, handles);
         }
+        let num_bytes = len(bytes)?;
+        let none = std::ptr::null_mut();
+        // SAFETY: the buffer is valid for its length, and there is no other.
+        ok(unsafe {
+            sys::zx_channel_write_etc(self.raw_handle(), 0, bytes.as_ptr(), num_bytes, none, 0)
+        })
+    }
+
+    #[inline(never)]
+    fn write_with_handles(
+        &self,
+        bytes: &[u8],
+        handles: &mut [HandleDisposition<'_>],
+    ) -> Result<(), Status> {
+        let (num_bytes, num_handles) = (len(bytes)?, len(handles)?);
         let mut raw = take_raw(handles);
         // SAFETY: both buffers are valid for their lengths.
         let status = unsafe {

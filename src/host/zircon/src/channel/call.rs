@@ -88,7 +88,7 @@ impl Channel {
                 return (inbound, Err(CANCELED.into()));
             }
             match received {
-                Some(Ok(reply)) if reply.with_bytes(txid_of) == Some(txid) => {
+                Some(Ok(reply)) if txid_of(reply.bytes()) == Some(txid) => {
                     return (inbound, destination.deliver_or_drop(reply));
                 }
                 Some(Ok(message)) => match self.pass_on(&mut inbound, message.into_incoming()) {

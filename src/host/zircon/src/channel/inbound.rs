@@ -76,13 +76,12 @@ impl Destination {
     /// Copies a message to its reader; gives it back, whole, where it does not fit.
     #[inline]
     fn deliver(&self, packet: Packet) -> std::result::Result<Delivered, Incoming> {
-        match packet {
-            Packet::Bytes(length) if length <= self.capacity => {
-                packet.with_bytes(|bytes| self.fill(bytes));
-                Ok(Delivered { bytes: length, handles: None })
-            }
-            packet => self.deliver_whole(packet.into_incoming()),
+        let bytes = packet.bytes();
+        if matches!(packet, Packet::Bytes(_)) && bytes.len() <= self.capacity {
+            self.fill(bytes);
+            return Ok(Delivered { bytes: bytes.len(), handles: None });
         }
+        self.deliver_whole(packet.into_incoming())
     }
 
     #[cold]

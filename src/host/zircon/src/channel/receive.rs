@@ -10,7 +10,7 @@ use crate::transfer::{Descriptor, import};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use std::cell::UnsafeCell;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 use zerocopy::FromBytes;
@@ -21,12 +21,42 @@ pub(crate) struct Incoming {
     pub(crate) handles: Vec<Held>,
 }
 
-/// Room for the largest packet and one byte, which only a packet that is too long fills.
-const ROOM: usize = HEADER + MAX_BYTES + MAX_HANDLES * DESCRIPTOR + 1;
+/// The length of the largest packet, in bytes, and one more, which only a packet that is too long has.
+const LONGEST: usize = HEADER + MAX_BYTES + MAX_HANDLES * DESCRIPTOR + 1;
 
 thread_local! {
-    /// The packet that the thread takes out of a socket. Not a vector, as that would have to be looked for, and dropped.
-    static PACKET: UnsafeCell<[u8; ROOM]> = const { UnsafeCell::new([0; ROOM]) };
+    static ROOM: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
+}
+
+/// Memory for a packet, which is the thread's and goes back to it. Whoever receives while another packet is in use, as when a
+/// message holds a channel with a backlog, gets memory of its own.
+pub(super) struct Buffer {
+    room: Box<[MaybeUninit<u8>]>,
+    /// How much of it a packet has filled.
+    filled: usize,
+}
+
+impl Buffer {
+    #[inline]
+    fn new() -> Buffer {
+        // `try_with`: a thread that ends may have lost the variable already.
+        let room = ROOM.try_with(Cell::take).ok().flatten();
+        Buffer { room: room.unwrap_or_else(|| Box::new_uninit_slice(LONGEST)), filled: 0 }
+    }
+
+    #[inline]
+    fn packet(&self) -> &[u8] {
+        // SAFETY: so many bytes were filled.
+        unsafe { self.room[..self.filled].assume_init_ref() }
+    }
+}
+
+impl Drop for Buffer {
+    #[inline]
+    fn drop(&mut self) {
+        let room = std::mem::take(&mut self.room);
+        let _ = ROOM.try_with(|thread| thread.set(Some(room)));
+    }
 }
 
 #[repr(C, align(8))]
@@ -34,31 +64,24 @@ struct ControlIn([u8; CONTROL_OUT + 64]);
 
 /// A message on its way from the socket to who wants it.
 pub(super) enum Packet {
-    /// So many bytes, which are in the thread's [`PACKET`] until it receives again.
-    Bytes(usize),
+    /// Of bytes alone, which are behind the header.
+    Bytes(Buffer),
     Whole(Box<Incoming>),
 }
 
 impl Packet {
-    /// The message's bytes. What is done with them must not receive.
     #[inline]
-    pub(super) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Packet::Bytes(length) => PACKET.with(|cell| {
-                // SAFETY: the cell is this thread's, and nothing writes to it while `look` runs.
-                let packet = unsafe { &*cell.get() };
-                look(&packet[HEADER..][..*length])
-            }),
-            Packet::Whole(message) => look(&message.bytes),
+            Packet::Bytes(buffer) => buffer.packet().get(HEADER..).unwrap_or_default(),
+            Packet::Whole(message) => &message.bytes,
         }
     }
 
-    /// The message, out of the way of others.
+    /// The message, in memory of its own.
     pub(super) fn into_incoming(self) -> Incoming {
         match self {
-            Packet::Bytes(_) => {
-                Incoming { bytes: self.with_bytes(<[u8]>::to_vec), handles: Vec::new() }
-            }
+            Packet::Bytes(_) => Incoming { bytes: self.bytes().to_vec(), handles: Vec::new() },
             Packet::Whole(message) => *message,
         }
     }
@@ -67,22 +90,19 @@ impl Packet {
 impl Channel {
     /// Takes the next message out of the socket, and control messages before it.
     pub(super) fn receive(&self, block: bool) -> Result<Packet> {
+        let mut buffer = Buffer::new();
         loop {
-            let (total, fds) = PACKET.with(|cell| {
-                // SAFETY: the cell is this thread's, and this is the only reference to it: what is called does not receive.
-                self.next_packet(unsafe { &mut *cell.get() }, block)
-            })?;
-            let parts = PACKET.with(|cell| {
-                // SAFETY: as above.
-                let packet = unsafe { &(&*cell.get())[..total] };
-                match Header::ref_from_prefix(packet) {
-                    Ok((header, _)) if header.is_plain(total) && fds.is_empty() => Ok(None),
-                    _ => Parts::read(packet, fds).map(Some),
+            let fds = self.next_packet(&mut buffer, block)?;
+            let packet = buffer.packet();
+            match Header::ref_from_prefix(packet) {
+                Ok((header, _)) if header.is_plain(packet.len()) && fds.is_empty() => {
+                    return Ok(Packet::Bytes(buffer));
                 }
-            })?;
-            let Some(parts) = parts else { return Ok(Packet::Bytes(total - HEADER)) };
-            if let Some(message) = self.open(parts)? {
-                return Ok(Packet::Whole(Box::new(message)));
+                _ => {
+                    if let Some(message) = self.open(packet, fds)? {
+                        return Ok(Packet::Whole(Box::new(message)));
+                    }
+                }
             }
         }
     }
@@ -108,26 +128,27 @@ impl Channel {
         announced
     }
 
-    /// Takes the next packet out of the socket: its length, and the file descriptors that came with it.
+    /// Takes the next packet out of the socket, and gives the file descriptors that came with it.
     #[inline]
-    fn next_packet(&self, packet: &mut [u8; ROOM], block: bool) -> Result<(usize, Vec<OwnedFd>)> {
+    fn next_packet(&self, buffer: &mut Buffer, block: bool) -> Result<Vec<OwnedFd>> {
         if self.handles_follow.load(Ordering::Relaxed) {
-            return self.next_packet_with_fds(packet, block);
+            return self.next_packet_with_fds(buffer, block);
         }
         let flags = if block { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-        match patiently(|| recv(self.fd(), &mut packet[..], flags))? {
-            (0, _) => Err(PEER_CLOSED),
-            (total, _) => Ok((total, Vec::new())),
+        buffer.filled = 0;
+        let room = &mut buffer.room;
+        let total = patiently(|| recv(self.fd(), &mut **room, flags).map(|(_, total)| total))?;
+        if total == 0 {
+            return Err(PEER_CLOSED);
         }
+        buffer.filled = total;
+        Ok(Vec::new())
     }
 
-    fn next_packet_with_fds(
-        &self,
-        packet: &mut [u8; ROOM],
-        block: bool,
-    ) -> Result<(usize, Vec<OwnedFd>)> {
+    fn next_packet_with_fds(&self, buffer: &mut Buffer, block: bool) -> Result<Vec<OwnedFd>> {
         let mut ancillary = MaybeUninit::<ControlIn>::uninit();
-        let mut iov = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: ROOM };
+        let room = &mut buffer.room;
+        let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = &raw mut iov;
@@ -135,6 +156,7 @@ impl Channel {
         message.msg_control = ancillary.as_mut_ptr().cast();
         message.msg_controllen = size_of::<ControlIn>() as _;
         let flags = libc::MSG_CMSG_CLOEXEC | if block { 0 } else { libc::MSG_DONTWAIT };
+        buffer.filled = 0;
         // SAFETY: both buffers are valid for writing their lengths.
         let total = patiently(|| unsafe {
             let received = libc::recvmsg(self.fd().as_raw_fd(), &raw mut message, flags);
@@ -143,48 +165,31 @@ impl Channel {
         if total == 0 {
             return Err(PEER_CLOSED);
         }
+        buffer.filled = total;
         // SAFETY: the kernel filled in `message`; its control buffer is ours.
         let fds = unsafe { take_fds(&message) };
         if message.msg_flags & libc::MSG_CTRUNC != 0 {
             // This process has no room for the descriptors; the message cannot be whole any more.
             return Err(NO_RESOURCES);
         }
-        Ok((total, fds))
+        Ok(fds)
     }
 
-    /// The message that a packet is; none where it was for the endpoint itself.
+    /// The message that a packet is; none where it was for the endpoint itself. A packet that was cut off is longer than any can
+    /// be, and one that lost its file descriptors came too soon.
     #[cold]
-    fn open(&self, parts: Parts) -> Result<Option<Incoming>> {
-        let message =
-            Incoming { bytes: parts.bytes, handles: import_all(&parts.descriptors, parts.fds)? };
-        match parts.control {
+    fn open(&self, packet: &[u8], fds: Vec<OwnedFd>) -> Result<Option<Incoming>> {
+        let (header, body) = Header::read_from_prefix(packet).map_err(|_| IO_DATA_INTEGRITY)?;
+        let (length, _) = header.sizes(packet.len())?;
+        let (bytes, descriptors) = body.split_at_checked(length).ok_or(IO_DATA_INTEGRITY)?;
+        let message = Incoming { bytes: bytes.to_vec(), handles: import_all(descriptors, fds)? };
+        match header.control {
             0 => Ok(Some(message)),
             number => {
                 let control = Control::from_wire(number).ok_or(IO_DATA_INTEGRITY)?;
                 self.adopt(control, message).map(|()| None)
             }
         }
-    }
-}
-
-/// The parts of a packet that is more than bytes. They are copies: a message can hold a channel whose backlog is received while
-/// this one is.
-struct Parts {
-    bytes: Vec<u8>,
-    descriptors: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    control: u32,
-}
-
-impl Parts {
-    /// Checks sizes. A packet that was cut off is longer than any can be, one that lost its file descriptors came too soon.
-    #[cold]
-    fn read(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Parts> {
-        let (header, body) = Header::read_from_prefix(packet).map_err(|_| IO_DATA_INTEGRITY)?;
-        let (length, _) = header.sizes(packet.len())?;
-        let (bytes, descriptors) = body.split_at_checked(length).ok_or(IO_DATA_INTEGRITY)?;
-        let (bytes, descriptors) = (bytes.to_vec(), descriptors.to_vec());
-        Ok(Parts { bytes, descriptors, fds, control: header.control })
     }
 }
 

@@ -49,6 +49,11 @@ impl Buffer {
         // SAFETY: so many bytes were filled.
         unsafe { self.room[..self.filled].assume_init_ref() }
     }
+
+    #[inline]
+    fn is_plain(&self) -> bool {
+        Header::ref_from_prefix(self.packet()).is_ok_and(|(header, _)| header.is_plain(self.filled))
+    }
 }
 
 impl Drop for Buffer {
@@ -89,21 +94,33 @@ impl Packet {
 
 impl Channel {
     /// Takes the next message out of the socket, and control messages before it.
+    #[inline]
     pub(super) fn receive(&self, block: bool) -> Result<Packet> {
         let mut buffer = Buffer::new();
+        let fds = self.next_packet(&mut buffer, block)?;
+        if fds.is_empty() && buffer.is_plain() {
+            return Ok(Packet::Bytes(buffer));
+        }
+        self.receive_other(buffer, fds, block)
+    }
+
+    /// Goes on with a packet that is more than bytes.
+    #[cold]
+    #[inline(never)]
+    fn receive_other(
+        &self,
+        mut buffer: Buffer,
+        mut fds: Vec<OwnedFd>,
+        block: bool,
+    ) -> Result<Packet> {
         loop {
-            let fds = self.next_packet(&mut buffer, block)?;
-            let packet = buffer.packet();
-            match Header::ref_from_prefix(packet) {
-                Ok((header, _)) if header.is_plain(packet.len()) && fds.is_empty() => {
-                    return Ok(Packet::Bytes(buffer));
-                }
-                _ => {
-                    if let Some(message) = self.open(packet, fds)? {
-                        return Ok(Packet::Whole(Box::new(message)));
-                    }
-                }
+            if fds.is_empty() && buffer.is_plain() {
+                return Ok(Packet::Bytes(buffer));
             }
+            if let Some(message) = self.open(buffer.packet(), fds)? {
+                return Ok(Packet::Whole(Box::new(message)));
+            }
+            fds = self.next_packet(&mut buffer, block)?;
         }
     }
 

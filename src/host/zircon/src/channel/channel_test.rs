@@ -128,6 +128,19 @@ fn an_announcement_of_handles_is_no_message() {
 }
 
 #[test]
+fn a_peer_that_closes_at_the_announcement_closes_after_the_message() {
+    let (a, b) = channel();
+    close(b);
+    let held = get(a).unwrap();
+    let event = handle_table::take(event()).unwrap();
+    let message = Outgoing::new(b"", vec![event]);
+    assert!(message.send(held.channel().unwrap()).is_err());
+    assert!(message.send_announced(held.channel().unwrap()).is_ok());
+    drop((held, message));
+    close(a);
+}
+
+#[test]
 fn an_endpoint_takes_along_that_handles_follow() {
     let ((a, b), (c, d)) = (channel(), channel());
     write(a, b"bytes", &[]).unwrap();

@@ -86,11 +86,25 @@ impl<'a> Outgoing<'a> {
                 Some(_) => self.send_parts(channel, &[], &[]),
             };
         }
-        if !channel.announced.load(Ordering::Acquire) {
-            // Twice where two threads come here at once, which does no harm.
-            Outgoing::announcement().send(channel)?;
-            channel.announced.store(true, Ordering::Release);
+        if channel.announced.load(Ordering::Acquire) {
+            return self.send_handles(channel);
         }
+        // Twice where two threads come here at once, which does no harm.
+        Outgoing::announcement().send(channel)?;
+        channel.announced.store(true, Ordering::Release);
+        self.send_announced(channel)
+    }
+
+    /// Sends what was announced a moment ago. The peer was there for the announcement, and may have closed because of it:
+    /// then this is a message that it did not read.
+    pub(super) fn send_announced(&self, channel: &Channel) -> std::result::Result<(), Errno> {
+        match self.send_handles(channel) {
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    fn send_handles(&self, channel: &Channel) -> std::result::Result<(), Errno> {
         let exports: Vec<Export<'_>> =
             self.handles.iter().map(Export::new).collect::<std::result::Result<_, _>>()?;
         let descriptors: Vec<Descriptor> = exports.iter().map(|export| export.descriptor).collect();

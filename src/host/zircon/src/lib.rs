@@ -42,7 +42,8 @@
 //! * A packet of an asynchronous wait is made when a thread waits for one: what is over by then, as a message that somebody
 //!   has read, makes none.
 //! * User signals of objects other than channels, events, eventpairs, FIFOs and sockets are seen within one process. The first
-//!   one to a channel's peer may make that look readable once, if nobody waits for user signals there.
+//!   one to a channel's peer may make that look readable once, if nobody waits for user signals there; to a port, it may look
+//!   readable a moment before the first message with handles is there.
 //! * `ZX_VMO_ZERO_CHILDREN`, object names and handle counts are what one process knows.
 //! * 3500 unread messages give `ZX_ERR_SHOULD_WAIT` where Zircon kills the writer; what still waits for room in a socket
 //!   when its process is killed is lost.

@@ -1,7 +1,8 @@
 //! Channels: `AF_UNIX` `SOCK_SEQPACKET` socket pairs.
 //!
 //! A message is one packet: a header, the bytes, then one descriptor per handle; the handles' file descriptors go along
-//! as `SCM_RIGHTS`. Reading and writing is one system call each. What a Linux socket cannot do is done beside it:
+//! as `SCM_RIGHTS`. Reading and writing is one system call each (`receive`, `message`); before the first message with
+//! handles there is an announcement of such. What a Linux socket cannot do is done beside it:
 //! a write never blocks (`outbound`), a call's reply goes to its caller and nobody else (`call`), and endpoints have user
 //! signals (`user_signals`).
 

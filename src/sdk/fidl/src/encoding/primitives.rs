@@ -2,7 +2,7 @@
 
 use super::{Decoder, Depth, Encoder, ValueType, WireType};
 use crate::{Error, Result};
-use zerocopy::IntoBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 macro_rules! impl_number {
     ($($number:ty),*) => {$(
@@ -44,6 +44,10 @@ macro_rules! impl_number {
                 _depth: Depth,
             ) -> Result<Vec<Self>> {
                 let bytes = decoder.slice(offset, count.saturating_mul(Self::SIZE))?;
+                if let Ok(numbers) = <[$number]>::ref_from_bytes(bytes) {
+                    return Ok(numbers.to_vec());
+                }
+                // They are not where such numbers may be in memory.
                 let (elements, _) = bytes.as_chunks::<{ size_of::<$number>() }>();
                 Ok(elements.iter().map(|element| <$number>::from_le_bytes(*element)).collect())
             }

@@ -320,9 +320,11 @@ fn fifty_guests_leave_no_process_descriptor_file_or_memory_behind() {
         wait_until(&format!("{name} has as many descriptors as before"), || {
             Usage::of(*pid).descriptors <= before.descriptors
         });
-        let grown = Usage::of(*pid).memory.saturating_sub(before.memory);
-        // Logs are kept, and a heap is never quite what it was: some KiB a guest, where a leaked guest would be MiB.
-        assert!(grown < 2 << 20, "{name} has grown by {grown} bytes");
+        // Logs are kept, and a heap is never quite what it was: some KiB a guest, where a leaked guest would be MiB. A machine
+        // that was stopped goes in its own time.
+        wait_until(&format!("{name} has as much memory as before"), || {
+            Usage::of(*pid).memory < before.memory + (2 << 20)
+        });
     }
 }
 

@@ -148,7 +148,13 @@ async fn launch(args: &LaunchArgs, output: Output) -> anyhow::Result<u8> {
         return Ok(outcome::print(&outcome, output)?);
     }
     let interrupts = Interrupts::take().context("Taking over signals")?;
-    let platform = Platform::start()?;
+    let platform = match Platform::start() {
+        // The key goes to all that this command has just started as well, and ends it.
+        Err(_) if interrupts.flag()() => {
+            return Ok(outcome::print(&LaunchOutcome::Interrupted, output)?);
+        }
+        started => started?,
+    };
     let manager = platform.manager(args.guest_type)?.context("the system has no guest managers")?;
     let begin = zx::Time::get_monotonic();
     let outcome = launch::launch(args, &manager, interrupts.stream()).await?;

@@ -72,6 +72,11 @@ impl Interrupts {
         Ok(Self)
     }
 
+    /// Whether one has come.
+    pub(crate) fn flag(&self) -> impl Fn() -> bool {
+        || false
+    }
+
     /// Never comes.
     pub(crate) fn stream(self) -> impl Stream<Item = ()> + Unpin {
         futures::stream::pending()

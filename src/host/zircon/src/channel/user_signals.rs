@@ -86,27 +86,28 @@ impl UserSignals {
     }
 }
 
+/// The event that a control message brings.
+fn sole_event(message: Incoming) -> Result<Arc<Object>> {
+    let [Held { object, .. }] =
+        <[Held; 1]>::try_from(message.handles).map_err(|_| IO_DATA_INTEGRITY)?;
+    object.event().map_err(|_| IO_DATA_INTEGRITY)?;
+    Ok(object)
+}
+
 impl Channel {
     /// Takes in a control message.
     ///
     /// Errors: `ZX_ERR_IO_DATA_INTEGRITY` if it is not what a control message is.
     pub(super) fn adopt(&self, control: Control, message: Incoming) -> Result<()> {
         self.handles_follow.store(true, Ordering::SeqCst);
-        if control == Control::HandlesFollow {
-            return if message.handles.is_empty() { Ok(()) } else { Err(IO_DATA_INTEGRITY) };
-        }
-        let [Held { object, .. }] =
-            <[Held; 1]>::try_from(message.handles).map_err(|_| IO_DATA_INTEGRITY)?;
-        if object.event().is_err() {
-            return Err(IO_DATA_INTEGRITY);
-        }
         let user = &self.user;
         match control {
-            Control::HandlesFollow => {}
-            Control::PeerSignals => *lock(&user.peer) = Some(object),
+            Control::HandlesFollow if message.handles.is_empty() => {}
+            Control::HandlesFollow => return Err(IO_DATA_INTEGRITY),
+            Control::PeerSignals => *lock(&user.peer) = Some(sole_event(message)?),
             // Of two, the first stays: waiters may watch it.
             Control::OwnSignals => {
-                let _ = user.own.set(object);
+                let _ = user.own.set(sole_event(message)?);
                 let Some(event) = user.own_event() else { return Ok(()) };
                 user.merge(event);
                 if let Some(watch) = user.watch.get() {

@@ -6,15 +6,15 @@
 
 use super::bell::RingerParts;
 use super::install_bell;
+use crate::remote::receive;
 use crate::status::{BAD_STATE, IO_DATA_INTEGRITY, NO_RESOURCES, PEER_CLOSED, Result, answer};
 use fuchsia_zircon_types::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::io::{Errno, IoSlice};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send,
-    sendmsg, socketpair,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, send, sendmsg, socketpair,
 };
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,37 +136,23 @@ impl Server {
     /// Takes one request; whether more can come.
     fn serve(&mut self) -> bool {
         let mut bytes = [0; size_of::<Request>()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = match recvmsg(
-            &self.requests,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            flags,
-        ) {
+        let received = match receive(self.requests.as_fd(), &mut bytes, RecvFlags::DONTWAIT) {
             Ok(received) => received,
             Err(Errno::AGAIN | Errno::INTR) => return true,
             Err(_) => return false,
         };
-        let fds: Vec<OwnedFd> = ancillary
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        if received.bytes == 0 {
+        if received.len == 0 {
             return false;
         }
-        let whole = !received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        let whole = received.whole && received.fds.len() <= REQUEST_FDS;
+        let mut fds = received.fds;
+        fds.truncate(REQUEST_FDS);
         // Without both descriptors there is not even anywhere to answer to.
         if let Ok([memory, wake]) = <[OwnedFd; REQUEST_FDS]>::try_from(fds)
             && let Ok(answer_to) = rustix::io::fcntl_dupfd_cloexec(&wake, 3)
         {
             let parsed =
-                Request::read_from_bytes(&bytes[..received.bytes]).map_err(|_| IO_DATA_INTEGRITY);
+                Request::read_from_bytes(&bytes[..received.len]).map_err(|_| IO_DATA_INTEGRITY);
             let result = match parsed {
                 Ok(request) if whole && request.magic == MAGIC => {
                     self.add(&request, RingerParts { memory, wake })

@@ -21,7 +21,7 @@ mod wire;
 
 pub(crate) use connection::Connection;
 pub(crate) use server::{connect, home, settle};
-pub(crate) use wire::{Answer, Operation, Request};
+pub(crate) use wire::{Answer, Operation, Request, receive};
 
 use fuchsia_zircon_types::*;
 

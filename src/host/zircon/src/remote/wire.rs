@@ -228,14 +228,16 @@ fn await_room(socket: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     }
 }
 
-struct Received {
-    len: usize,
+/// A packet with what file descriptors came along, at most [`MAX_REQUEST_FDS`].
+pub(crate) struct Received {
+    pub(crate) len: usize,
     /// Neither bytes nor descriptors were cut off.
-    whole: bool,
-    fds: Vec<OwnedFd>,
+    pub(crate) whole: bool,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
-fn receive(
+/// Takes a packet out of a socket into `bytes`.
+pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     flags: RecvFlags,
